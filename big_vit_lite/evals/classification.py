@@ -1,0 +1,111 @@
+"""Top-1, top-5 and mean loss over a data set, each example counted exactly once."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from big_vit_lite import config
+from big_vit_lite.parallel import replicated
+
+
+def rank_of_label(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """How many classes score at least as high as the label's, itself not counted (b,).
+
+    Ties count against us: a constant predictor is not right by luck of the order. NaN logits rank
+    last.
+    """
+    own = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[:, None], axis=-1)
+    return logits.shape[-1] - 1 - jnp.sum(logits < own, axis=-1)
+
+
+class Evaluation:
+    """Classification accuracy; compiled once, used for raw and averaged weights alike."""
+
+    def __init__(self, task, mesh: Mesh):
+        def evaluate_batch(params, batch):
+            outputs = task.predict(params, batch)
+            mask = batch["mask"]
+            rank = rank_of_label(outputs["logits"], batch["label"])
+            sums = {
+                "count": mask.sum(),
+                "loss": jnp.sum(jnp.where(mask, outputs["loss"], 0.0)),
+                "top1": jnp.sum(mask & (rank < 1)),
+                "top5": jnp.sum(mask & (rank < 5)),
+            }
+            k = min(5, outputs["logits"].shape[-1])
+            scores, classes = jax.lax.top_k(jax.nn.softmax(outputs["logits"]), k)
+            rows = {
+                "index": batch["index"],
+                "label": batch["label"],
+                "loss": outputs["loss"],
+                "classes": classes,
+                "scores": scores,
+            }
+            return sums, rows
+
+        self.mesh = mesh
+        self.evaluate_batch = jax.jit(evaluate_batch, out_shardings=replicated(mesh))
+
+    def run(self, params: Any, stream, predictions: Path | None = None) -> dict[str, float]:
+        """Numbers over a finite stream: loss, top1, top5 (with more than 5 classes), count.
+
+        Args:
+            params: the model's parameters, sharded as in training.
+            stream: `data.eval_stream`; its last batch is padded and masked.
+            predictions: a file that gets one JSON line an example: index, name, label, loss, and
+                the best five classes with their probabilities.
+
+        Raises:
+            RunError: the stream did not hold every example once.
+        """
+        pending, rows = [], []
+        with jax.set_mesh(self.mesh):
+            for batch in stream.iterate(0, len(stream)):
+                sums, row = self.evaluate_batch(params, batch)
+                pending.append(sums)
+                if predictions is not None:
+                    rows.append(jax.device_get(row))
+        # f64 on the host: sums of counts stay exact for any number of examples.
+        totals = {
+            k: float(np.sum([np.float64(s[k]) for s in jax.device_get(pending)])) for k in pending[0]
+        }
+        if totals["count"] != stream.examples:
+            raise config.RunError(
+                f"evaluation saw {totals['count']:.0f} examples of {stream.examples}; this is a "
+                "defect of the input pipeline, please report it."
+            )
+        if predictions is not None:
+            write_predictions(predictions, rows, stream)
+        numbers = {k: totals[k] / totals["count"] for k in ("loss", "top1", "top5")}
+        if len(stream.class_names) <= 5:
+            del numbers["top5"]
+        return numbers
+
+
+def write_predictions(path: Path, batches: list[dict], stream) -> None:
+    """One JSON object a line, in the order of the data set."""
+    examples = []
+    for batch in batches:
+        for i in np.flatnonzero(batch["index"] >= 0):
+            best = [
+                {"class": stream.class_names[c], "score": round(float(s), 6)}
+                for c, s in zip(batch["classes"][i], batch["scores"][i], strict=True)
+            ]
+            index = int(batch["index"][i])
+            examples.append(
+                {
+                    "index": index,
+                    "name": stream.name_of(index),
+                    "label": stream.class_names[batch["label"][i]],
+                    "loss": round(float(batch["loss"][i]), 6),
+                    "best": best,
+                }
+            )
+    examples.sort(key=lambda e: e["index"])
+    with path.open("w") as file:
+        file.writelines(json.dumps(e) + "\n" for e in examples)

@@ -1,0 +1,27 @@
+"""Meshes, sharding rules, and the compiled training step.
+
+Names load on first use: models need `constrain` only, and configs need none of it.
+"""
+
+import importlib
+
+_HOME = {
+    "BATCH": "mesh",
+    "batch_sharding": "mesh",
+    "constrain": "mesh",
+    "make_mesh": "mesh",
+    "replicated": "mesh",
+    "leaf_spec": "rules",
+    "state_shardings": "rules",
+    "path_name": "rules",
+    "Training": "training",
+    "compile_training": "training",
+    "start": "runtime",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,171 @@
+"""The training step: gradient, update, average; jit-compiled over a mesh with the state donated.
+
+Everything is a pure function of (state, batch). The state is one dict: step, params, opt_state, and
+ema where an average is kept. Every random key is fold_in(fold_in(seed, step), purpose), so a step
+depends on nothing but the state and its batch.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from big_vit_lite.parallel.mesh import constrain, replicated
+from big_vit_lite.parallel.rules import state_shardings
+
+State = dict[str, Any]
+Batch = dict[str, jax.Array]
+# What a key is for; the numbers are part of every run's result and never change.
+PREPARE, LOSS = 0, 1
+
+
+class Task(Protocol):
+    """What is learned."""
+
+    def init(self, key: jax.Array) -> Any: ...
+    def prepare(self, batch: Batch, key: jax.Array) -> Batch: ...
+    def loss(self, params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict]: ...
+
+
+class Optimizer(Protocol):
+    """How parameters move; built by `optim.build`."""
+
+    accumulate: int
+    ema: float | None
+
+    def init(self, params: Any) -> Any: ...
+    def update(self, grads: Any, opt_state: Any, params: Any) -> tuple[Any, Any]: ...
+    def lr(self, step: jax.Array) -> jax.Array: ...
+
+
+class Training(NamedTuple):
+    """A run's two compiled functions and the shapes they work on."""
+
+    init: Callable[[], State]  # a fresh state, born sharded
+    step: Callable[[State, Batch], tuple[State, dict]]  # donates the state it is given
+    abstract: State  # ShapeDtypeStructs with shardings
+    compiled: Any  # the step's jax.stages.Compiled: memory_analysis(), as_text()
+
+
+def gradients(task: Task, params, batch: Batch, key: jax.Array, accumulate: int):
+    """Loss, metrics and gradients of the mean over a batch, in `accumulate` equal parts.
+
+    Losses that are means over examples give the whole batch's gradient to rounding. Part j takes
+    rows j, j + accumulate, ...: every device then holds an equal share of each part, and nothing
+    moves between devices.
+    """
+    value_and_grad = jax.value_and_grad(task.loss, has_aux=True)
+    if accumulate == 1:
+        (loss, metrics), grads = value_and_grad(params, batch, key)
+        return loss, metrics, grads
+    parts = jax.tree.map(
+        lambda x: jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0), batch
+    )
+
+    def add_part(total, part_and_index):
+        part, index = part_and_index
+        part = jax.tree.map(constrain, part)
+        (loss, metrics), grads = value_and_grad(params, part, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, total, (loss, metrics, grads)), None
+
+    shapes = jax.eval_shape(value_and_grad, params, jax.tree.map(lambda x: x[0], parts), key)
+    (loss, metrics), grads = shapes
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, metrics, grads))
+    total, _ = jax.lax.scan(add_part, zeros, (parts, jnp.arange(accumulate)))
+    return jax.tree.map(lambda x: x / accumulate, total)
+
+
+def average(ema, params, decay: float, step: jax.Array):
+    """Exponential moving average of parameters; the decay warms up as (1 + step) / (10 + step),
+    so that early weights, which are mostly initialisation, are forgotten."""
+    rate = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda old, new: old + (1.0 - rate) * (new - old), ema, params)
+
+
+def make_functions(task: Task, optimizer: Optimizer, seed: int):
+    """(init, step) as plain functions, before any jit: init() -> state, step(state, batch)."""
+
+    def init() -> State:
+        params = task.init(jax.random.key(seed))
+        state = {
+            "step": jnp.zeros((), jnp.int32),
+            "params": params,
+            "opt_state": optimizer.init(params),
+        }
+        if optimizer.ema is not None:
+            state["ema"] = jax.tree.map(jnp.copy, params)
+        return state
+
+    def step(state: State, batch: Batch) -> tuple[State, dict]:
+        params = state["params"]
+        key = jax.random.fold_in(jax.random.key(seed), state["step"])
+        with jax.named_scope("prepare"):
+            batch = task.prepare(batch, jax.random.fold_in(key, PREPARE))
+        loss, metrics, grads = gradients(
+            task, params, batch, jax.random.fold_in(key, LOSS), optimizer.accumulate
+        )
+        with jax.named_scope("update"):
+            updates, opt_state = optimizer.update(grads, state["opt_state"], params)
+            new = {
+                "step": state["step"] + 1,
+                "params": optax.apply_updates(params, updates),
+                "opt_state": opt_state,
+            }
+            if optimizer.ema is not None:
+                new["ema"] = average(state["ema"], new["params"], optimizer.ema, state["step"])
+        metrics = metrics | {
+            "loss": loss,
+            "grad_norm": optax.global_norm(grads),
+            "lr": optimizer.lr(state["step"]),
+        }
+        return new, metrics
+
+    return init, step
+
+
+def compile_training(
+    task: Task, optimizer: Optimizer, mesh: Mesh, batch: dict[str, jax.ShapeDtypeStruct], seed: int
+) -> Training:
+    """Shards and compiles a task's training step for a mesh and a batch shape.
+
+    Args:
+        batch: global shapes with their shardings, as `stream.spec` gives them.
+
+    Returns:
+        Training. Initial values are the same on every mesh; no device ever holds the whole state.
+    """
+    init, step = make_functions(task, optimizer, seed)
+    abstract = jax.eval_shape(init)  # outside set_mesh: tracing takes a batch of one image
+    shardings = state_shardings(abstract, mesh)
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
+    )
+    with jax.set_mesh(mesh):
+        compiled = (
+            jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
+            .lower(abstract, batch)
+            .compile()
+        )
+    return Training(jax.jit(init, out_shardings=shardings), compiled, abstract, compiled)
+
+
+def shard_bytes(abstract) -> int:
+    """Bytes of a sharded tree that lie on one device."""
+    total = 0
+    for leaf in jax.tree.leaves(abstract):
+        shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape
+        size = jnp.dtype(leaf.dtype).itemsize
+        for n in shape:
+            size *= n
+        total += size
+    return total
+
+
+def abstract_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and shardings of host arrays as the step will see them."""
+    sharding = NamedSharding(mesh, P(("data", "fsdp")))
+    return {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=sharding) for k, v in batch.items()}

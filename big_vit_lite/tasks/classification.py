@@ -1,0 +1,63 @@
+"""Image classification with softmax or sigmoid cross-entropy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from big_vit_lite import config, models
+from big_vit_lite.losses import classification as losses
+from big_vit_lite.parallel import constrain
+from big_vit_lite.tasks.mixing import mixup
+
+LOSSES = {
+    "softmax": losses.softmax_cross_entropy,
+    "sigmoid": losses.sigmoid_cross_entropy,
+}
+
+
+def normalize(images: jax.Array, mean, std) -> jax.Array:
+    """uint8 (b, h, w, c) -> float32: pixels scaled to [0, 1], then (x - mean) / std per channel."""
+    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    # One multiply and one add: (x / 255 - mean) / std.
+    return images.astype(jnp.float32) * (1.0 / (255.0 * std)) - mean / std
+
+
+class Classification:
+    """Learns p(class | image) with any model that maps images to logits.
+
+    Batches: image uint8 (b, h, w, c), label int32 (b,); evaluation adds mask bool (b,).
+    """
+
+    def __init__(self, run: config.Run, model, image_shape: tuple[int, int, int]):
+        self.model = model
+        self.options = run.task
+        self.mean, self.std = run.data.mean, run.data.std
+        self.image_shape = image_shape
+        self.cross_entropy = LOSSES[run.task.loss]
+
+    def init(self, key: jax.Array):
+        return models.init_params(self.model, key)
+
+    def prepare(self, batch: dict, key: jax.Array) -> dict:
+        """Normalises, smooths and mixes; smoothing comes before mixing."""
+        images = normalize(constrain(batch["image"]), self.mean, self.std)
+        targets = losses.smooth_labels(
+            batch["label"], self.model.classes, self.options.label_smoothing
+        )
+        images, targets = mixup(images, targets, self.options.mixup, key)
+        return {"image": constrain(images), "target": constrain(targets)}
+
+    def loss(self, params, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
+        """Mean cross-entropy of a prepared batch."""
+        logits, _ = self.model.apply(
+            {"params": params}, batch["image"], train=True, rngs={"dropout": key}
+        )
+        return self.cross_entropy(logits, batch["target"]).mean(), {}
+
+    def predict(self, params, batch: dict) -> dict:
+        """Per example: logits (b, classes) and the cross-entropy against the plain label (b,)."""
+        images = normalize(constrain(batch["image"]), self.mean, self.std)
+        logits, _ = self.model.apply({"params": params}, images, train=False)
+        # Padding rows carry label -1 or 0; their loss is masked by whoever sums it.
+        targets = losses.smooth_labels(jnp.maximum(batch["label"], 0), self.model.classes)
+        return {"logits": logits, "loss": self.cross_entropy(logits, targets)}
