@@ -59,13 +59,16 @@ Every = Annotated[int | str, BeforeValidator(_parse_positive)]
 
 
 def steps_of(
-    duration: int | str, batch: Run | int, examples: int | None = None, total: int | None = None
+    duration: int | str,
+    batch_size: Run | int,
+    examples: int | None = None,
+    total: int | None = None,
 ) -> int:
     """Turns a duration into steps, rounded up.
 
     Args:
         duration: see `parse_duration`.
-        batch: examples in a step, or the Run whose data.batch_size says so.
+        batch_size: examples in a step, or the Run whose data.batch_size says so.
         examples: examples in an epoch, for durations in epochs.
         total: steps of the whole run, for durations in percent.
 
@@ -87,7 +90,8 @@ def steps_of(
         if examples is None:
             raise InputError(f'duration "{duration}" counts epochs of data whose size is not known')
         number *= examples
-    return math.ceil(number / (batch if isinstance(batch, int) else batch.data.batch_size))
+    size = batch_size if isinstance(batch_size, int) else batch_size.data.batch_size
+    return math.ceil(number / size)
 
 
 def total_steps(run: Run, examples: int | None = None) -> int:

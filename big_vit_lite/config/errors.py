@@ -8,7 +8,7 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """Wrong input from the user: one sentence, or one line for each fault. Commands exit with 2.
+    """Wrong input from the user: one sentence, or one line for each fault. Exit code 2.
 
     Attributes:
         faults: what was found, for input that comes from a configuration; empty otherwise.
@@ -20,7 +20,7 @@ class InputError(ValueError):
 
 
 class RunError(RuntimeError):
-    """The run itself failed (NaN loss, lost data, full disk): one sentence. Commands exit with 1."""
+    """The run itself failed (NaN loss, lost data, full disk): one sentence. Exit code 1."""
 
 
 class _Absent:

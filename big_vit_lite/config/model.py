@@ -14,7 +14,9 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 class Section(BaseModel):
     """Part of a run: frozen, without unknown names, every field with its meaning."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -29,176 +31,105 @@ class Section(BaseModel):
 class Model(Section):
     """Sizes, tokens, positions, regularisation and numerics of the Vision Transformer."""
 
-    variant: str = Field(
-        "B/16",
-        min_length=1,
-        description="Size and patch, as in the papers: mu, Ti, S, M, B, L, So400m, H, g, g-opt, G, "
-        "G-opt or e, a slash, the patch's side in pixels. The four fields below override its sizes.",
-    )
-    width: Natural | None = Field(
-        None,
-        description="Features of a token; none: the variant's. Must divide by heads. Parameters and "
-        "time grow with its square.",
-    )
-    depth: Natural | None = Field(
-        None, description="Number of blocks; none: the variant's. Parameters and time grow with it."
-    )
-    heads: Natural | None = Field(
-        None,
-        description="Attention heads of a block, width/heads features each; none: the variant's.",
-    )
-    mlp_dim: Natural | None = Field(
-        None,
-        description="Hidden features of a block's MLP; none: the variant's (mostly 4 x width).",
-    )
-    patch: Natural | Pair | None = Field(
-        None,
-        description="Patch side in pixels, or (height, width); none: the variant's. Halving it makes "
-        "four times the tokens: finer, and four times the time or more.",
-    )
-    patch_stride: Natural | Pair | None = Field(
-        None,
-        description="Pixels from patch to patch; none: the patch itself. Smaller makes patches overlap "
-        "and tokens more.",
-    )
-    patch_bias: bool = Field(
-        True, description="Bias of the patch embedding; false for CLIP's and other pre-norm models."
-    )
-    image_size: Natural | Pair | None = Field(
-        None,
-        description="Side in pixels, or (height, width), of the images the model is built for; none: "
-        "what data.train.transform makes. State it where the transform leaves the size open.",
-    )
-    channels: Natural = Field(
-        3, description="Channels of the image: 1 for grey, 3 for colour, more for other sensors."
-    )
-    classes: Natural | None = Field(
-        None,
-        description="Outputs of the head; none: the number of class names of data.train. Set it to "
-        "keep a head that has more.",
-    )
-    pool: Literal["cls", "gap", "map", "none"] = Field(
-        "cls",
-        description="What becomes the image's features: the class token, the mean of the patch tokens, "
-        "an attention pool with a learned query, or all tokens as they are.",
-    )
-    class_token: bool | None = Field(
-        None, description="Whether a class token is prepended; none: only for pool cls."
-    )
-    positions: Literal["learned", "sincos2d", "sincos2d_mae", "none"] = Field(
-        "learned",
-        description="Position embedding: a trained table; fixed sines in MoCo v3's order (big_vision) "
-        "or in MAE's; or none. Sines train a little faster on short schedules.",
-    )
-    class_position: bool = Field(
-        True,
-        description="Whether the position table has a row for the class token (N+1 rows, as ViT, "
-        "AugReg, DeiT, CLIP) or not (N rows, as big_vision, SigLIP). Without effect without the token.",
-    )
-    position_std: float | None = Field(
-        None,
-        ge=0,
-        description="Standard deviation of the learned table at the start; none: 0.02. Small models on "
-        "small images want far more, up to 0.5.",
-    )
-    position_grid: Pair | None = Field(
-        None,
-        description="(rows, columns) of the stored position table; none: the image's own grid. Another "
-        "grid is resampled in every step: for models made for another image size.",
-    )
-    position_resample: Literal["cubic", "cubic_torch", "bilinear", "align_corners"] = Field(
-        "cubic",
-        description="How the table is resampled: cubic antialiased (timm, open_clip), cubic_torch with "
-        "a=-0.75 not antialiased (DINOv2, transformers), bilinear, or bilinear with corners aligned.",
-    )
-    position_offset: float = Field(
-        0.0,
-        ge=0,
-        description="Added to the target grid's side before the scale is taken; DINOv2's first models "
-        "used 0.1. Only for equality with published weights.",
-    )
-    registers: int = Field(
-        0,
-        ge=0,
-        description="Extra learned tokens without position (Darcet 2023), ignored by pooling; 4 make "
-        "attention maps clean in large models.",
-    )
-    layer_scale: float | None = Field(
-        None,
-        description="Start of a learned factor on each feature of both branches of a block (Touvron "
-        "2021), such as 1e-5 or 1.0; none: no such factor. Helps deep models to train.",
-    )
-    pre_norm: bool = Field(
-        False, description="Layer norm of the tokens before the first block, as in CLIP."
-    )
-    activation: Literal["erf", "tanh", "quick"] = Field(
-        "tanh",
-        description="The GELU of the MLPs: exact (timm, DeiT, DINOv2, MAE), tanh approximation (AugReg, "
-        "big_vision, SigLIP), or x*sigmoid(1.702x) (OpenAI's CLIP). Must match loaded weights.",
-    )
-    norm_eps: float = Field(
-        1e-6,
-        gt=0,
-        description="Added to the variance in every layer norm: 1e-6 for most, 1e-5 for CLIP, 1e-12 for "
-        "transformers' ViT. Must match loaded weights.",
-    )
-    bias: bool = Field(
-        True, description="Biases of the attention's output, the MLPs and the norms."
-    )
-    qkv_bias: bool = Field(True, description="Biases of the query, key and value projections.")
-    dropout: Rate = Field(
-        0.0,
-        description="Share of features set to zero after the embedding and in both branches of every "
-        "block while training. 0.1 was the first ViT's; strong augmentation made it needless.",
-    )
-    attention_dropout: Rate = Field(
-        0.0,
-        description="Share of attention weights set to zero while training. More than 0 forbids the "
-        "fused attention.",
-    )
-    stochastic_depth: Rate = Field(
-        0.0,
-        description="Chance that the last block is skipped, for each image, while training; it grows "
-        "linearly over depth from 0. 0.1 to 0.5 regularise large models on long schedules.",
-    )
-    patch_dropout: Rate = Field(
-        0.0,
-        description="Share of patch tokens left out of training images at random (Li 2023). Half of "
-        "them nearly halves the time of a step.",
-    )
-    pre_logits: bool | Natural = Field(
-        False,
-        description="A dense layer with tanh before the head: true for as many features as the width, "
-        "or their number. Part of the published from-scratch ImageNet recipes.",
-    )
-    head_init: float = Field(
-        0.0,
-        ge=0,
-        description="Standard deviation of the head's kernel at the start; 0 makes all logits equal at "
-        "first, which is the published choice.",
-    )
-    head_bias: float = Field(
-        0.0,
-        description="Start of the head's bias. For sigmoid loss, -log(classes) makes the first steps "
-        "calm: -6.9 for 1000 classes.",
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto",
-        description="Type of the matrix products; auto: bfloat16 on GPU and TPU, float32 on CPU. "
-        "Parameters, logits and losses are float32 in any case.",
-    )
-    remat: Literal["auto", "none", "dots", "full"] = Field(
-        "auto",
-        description="What the backward pass computes anew instead of keeping: nothing, all but matrix "
-        "products, or everything inside a block. Less memory for up to a third more time.",
-    )
-    scan: bool | None = Field(
-        None,
-        description="Blocks as one scanned loop, which compiles in a time independent of depth; none: "
-        "on accelerators only, since it costs about a tenth of a step on CPU. Same numbers.",
-    )
-    attention: Literal["auto", "reference", "xla", "cudnn"] = Field(
-        "auto",
-        description="Which attention computes; auto: the fastest that the device has. reference also "
-        "gives the attention maps.",
-    )
+    variant: str = Field("B/16", min_length=1)
+    """Size and patch, as in the papers: mu, Ti, S, M, B, L, So400m, H, g, g-opt, G, G-opt or e,
+    a slash, the patch's side in pixels. The four fields below override its sizes."""
+    width: Natural | None = None
+    """Features of a token; none: the variant's. Must divide by heads. Parameters and time grow
+    with its square."""
+    depth: Natural | None = None
+    """Number of blocks; none: the variant's. Parameters and time grow with it."""
+    heads: Natural | None = None
+    """Attention heads of a block, width/heads features each; none: the variant's."""
+    mlp_dim: Natural | None = None
+    """Hidden features of a block's MLP; none: the variant's (mostly 4 x width)."""
+    patch: Natural | Pair | None = None
+    """Patch side in pixels, or (height, width); none: the variant's. Halving it makes four
+    times the tokens: finer, and four times the time or more."""
+    patch_stride: Natural | Pair | None = None
+    """Pixels from patch to patch; none: the patch itself. Smaller makes patches overlap and
+    tokens more."""
+    patch_bias: bool = True
+    """Bias of the patch embedding; false for CLIP's and other pre-norm models."""
+    image_size: Natural | Pair | None = None
+    """Side in pixels, or (height, width), of the images the model is built for; none: what
+    data.train.transform makes. State it where the transform leaves the size open."""
+    channels: Natural = 3
+    """Channels of the image: 1 for grey, 3 for colour, more for other sensors."""
+    classes: Natural | None = None
+    """Outputs of the head; none: the number of class names of data.train. Set it to keep a head
+    that has more."""
+    pool: Literal["cls", "gap", "map", "none"] = "cls"
+    """What becomes the image's features: the class token, the mean of the patch tokens, an
+    attention pool with a learned query, or all tokens as they are."""
+    class_token: bool | None = None
+    """Whether a class token is prepended; none: only for pool cls."""
+    positions: Literal["learned", "sincos2d", "sincos2d_mae", "none"] = "learned"
+    """Position embedding: a trained table; fixed sines in MoCo v3's order (big_vision) or in
+    MAE's; or none. Sines train a little faster on short schedules."""
+    class_position: bool = True
+    """Whether the position table has a row for the class token (N+1 rows, as ViT, AugReg, DeiT,
+    CLIP) or not (N rows, as big_vision, SigLIP). Without effect without the token."""
+    position_std: float | None = Field(None, ge=0)
+    """Standard deviation of the learned table at the start; none: 0.02. Small models on small
+    images want far more, up to 0.5."""
+    position_grid: Pair | None = None
+    """(rows, columns) of the stored position table; none: the image's own grid. Another grid is
+    resampled in every step: for models made for another image size."""
+    position_resample: Literal["cubic", "cubic_torch", "bilinear", "align_corners"] = "cubic"
+    """How the table is resampled: cubic antialiased (timm, open_clip), cubic_torch with a=-0.75
+    not antialiased (DINOv2, transformers), bilinear, or bilinear with corners aligned."""
+    position_offset: float = Field(0.0, ge=0)
+    """Added to the target grid's side before the scale is taken; DINOv2's first models used
+    0.1. Only for equality with published weights."""
+    registers: int = Field(0, ge=0)
+    """Extra learned tokens without position (Darcet 2023), ignored by pooling; 4 make attention
+    maps clean in large models."""
+    layer_scale: float | None = None
+    """Start of a learned factor on each feature of both branches of a block (Touvron 2021),
+    such as 1e-5 or 1.0; none: no such factor. Helps deep models to train."""
+    pre_norm: bool = False
+    """Layer norm of the tokens before the first block, as in CLIP."""
+    activation: Literal["erf", "tanh", "quick"] = "tanh"
+    """The GELU of the MLPs: exact (timm, DeiT, DINOv2, MAE), tanh approximation (AugReg,
+    big_vision, SigLIP), or x*sigmoid(1.702x) (OpenAI's CLIP). Must match loaded weights."""
+    norm_eps: float = Field(1e-6, gt=0)
+    """Added to the variance in every layer norm: 1e-6 for most, 1e-5 for CLIP, 1e-12 for
+    transformers' ViT. Must match loaded weights."""
+    bias: bool = True
+    """Biases of the attention's output, the MLPs and the norms."""
+    qkv_bias: bool = True
+    """Biases of the query, key and value projections."""
+    dropout: Rate = 0.0
+    """Share of features set to zero after the embedding and in both branches of every block
+    while training. 0.1 was the first ViT's; strong augmentation made it needless."""
+    attention_dropout: Rate = 0.0
+    """Share of attention weights set to zero while training. More than 0 forbids the fused
+    attention."""
+    stochastic_depth: Rate = 0.0
+    """Chance that the last block is skipped, for each image, while training; it grows linearly
+    over depth from 0. 0.1 to 0.5 regularise large models on long schedules."""
+    patch_dropout: Rate = 0.0
+    """Share of patch tokens left out of training images at random (Li 2023). Half of them
+    nearly halves the time of a step."""
+    pre_logits: bool | Natural = False
+    """A dense layer with tanh before the head: true for as many features as the width, or their
+    number. Part of the published from-scratch ImageNet recipes."""
+    head_init: float = Field(0.0, ge=0)
+    """Standard deviation of the head's kernel at the start; 0 makes all logits equal at first,
+    which is the published choice."""
+    head_bias: float = 0.0
+    """Start of the head's bias. For sigmoid loss, -log(classes) makes the first steps calm:
+    -6.9 for 1000 classes."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the matrix products; auto: bfloat16 on GPU and TPU, float32 on CPU. Parameters,
+    logits and losses are float32 in any case."""
+    remat: Literal["auto", "none", "dots", "full"] = "auto"
+    """What the backward pass computes anew instead of keeping: nothing, all but matrix
+    products, or everything inside a block. Less memory for up to a third more time."""
+    scan: bool | None = None
+    """Blocks as one scanned loop, which compiles in a time independent of depth; none: on
+    accelerators only, since it costs about a tenth of a step on CPU. Same numbers."""
+    attention: Literal["auto", "reference", "xla", "cudnn"] = "auto"
+    """Which attention computes; auto: the fastest that the device has. reference also gives the
+    attention maps."""

@@ -37,308 +37,219 @@ Metric = Annotated[str, AfterValidator(_check_metric)]
 class Task(Section):
     """What is learned."""
 
-    name: Literal["classification"] = Field(
-        "classification", description="The task: one label for each image."
-    )
-    loss: Literal["softmax", "sigmoid"] = Field(
-        "softmax",
-        description="Cross-entropy over the classes, or one yes/no for each class (summed over them); "
-        "for sigmoid set model.head_bias to -log(classes).",
-    )
-    label_smoothing: Rate = Field(
-        0.0,
-        description="Share of the target that is spread evenly over all classes; 0.1 is usual for long "
-        "schedules.",
-    )
-    mixup: float = Field(
-        0.0,
-        ge=0,
-        description="Images and labels are blended in pairs by a share drawn from Beta(mixup, mixup) "
-        "(Zhang 2017); 0: off, 0.2 mild, 0.5 to 0.8 strong, for long schedules.",
-    )
+    name: Literal["classification"] = "classification"
+    """The task: one label for each image."""
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    """Cross-entropy over the classes, or one yes/no for each class (summed over them); for
+    sigmoid set model.head_bias to -log(classes)."""
+    label_smoothing: Rate = 0.0
+    """Share of the target that is spread evenly over all classes; 0.1 is usual for long
+    schedules."""
+    mixup: float = Field(0.0, ge=0)
+    """Images and labels are blended in pairs by a share drawn from Beta(mixup, mixup) (Zhang
+    2017); 0: off, 0.2 mild, 0.5 to 0.8 strong, for long schedules."""
 
 
 class Split(Section):
     """Which examples, and how they become images."""
 
-    source: Literal["digits", "folder", "parquet", "synthetic"] = Field(
-        description="Where examples come from: scikit-learn's 1,797 handwritten digits, a folder with "
-        "one sub-folder a class, Parquet files as dataset hubs ship them, or noise made on the spot."
-    )
-    path: str | None = Field(
-        None, description="Folder that holds the files; needed for folder and parquet, else unused."
-    )
-    split: str | None = Field(
-        None,
-        description='Named split such as "train" or "test": files SPLIT-*.parquet of a parquet source, '
-        "a sub-folder of a folder source; none: everything there.",
-    )
-    part: str = Field(
-        "",
-        description='Which of the split\'s examples: all (""), "[:99%]", "[1415:]", or a seeded '
-        'stratified part "held_out(20%, seed=0)" and all but it "rest(20%, seed=0)"; "|" chains.',
-    )
-    transform: str = Field(
-        description="From the stored example to the image, read left to right, such as "
-        '"decode|random_resized_crop(224)|flip|randaugment(2,10)".'
-    )
-    image_key: str = Field(
-        "image", min_length=1, description="Column that holds the image, for parquet."
-    )
-    label_key: str = Field(
-        "label", min_length=1, description="Column that holds the label, for parquet."
-    )
-    examples: Natural = Field(1024, description="Number of examples; for synthetic.")
-    classes: Natural = Field(10, description="Number of classes; for synthetic.")
-    image_size: Pair = Field((32, 32), description="(height, width) in pixels; for synthetic.")
-    channels: Natural = Field(3, description="Channels of the images; for synthetic.")
+    source: Literal["digits", "folder", "parquet", "synthetic"]
+    """Where examples come from: scikit-learn's 1,797 handwritten digits, a folder with one
+    sub-folder a class, Parquet files as dataset hubs ship them, or noise made on the spot."""
+    path: str | None = None
+    """Folder that holds the files; needed for folder and parquet, else unused."""
+    split: str | None = None
+    """Named split such as "train" or "test": files SPLIT-*.parquet of a parquet source, a
+    sub-folder of a folder source; none: everything there."""
+    part: str = ""
+    """Which of the split's examples: all (""), "[:99%]", "[1415:]", or a seeded stratified part
+    "held_out(20%, seed=0)" and all but it "rest(20%, seed=0)"; "|" chains."""
+    transform: str
+    """From the stored example to the image, read left to right, such as
+    "decode|random_resized_crop(224)|flip|randaugment(2,10)"."""
+    image_key: str = Field("image", min_length=1)
+    """Column that holds the image, for parquet."""
+    label_key: str = Field("label", min_length=1)
+    """Column that holds the label, for parquet."""
+    examples: Natural = 1024
+    """Number of examples; for synthetic."""
+    classes: Natural = 10
+    """Number of classes; for synthetic."""
+    image_size: Pair = (32, 32)
+    """(height, width) in pixels; for synthetic."""
+    channels: Natural = 3
+    """Channels of the images; for synthetic."""
 
 
 class Data(Section):
     """Batches: how many images, from where, normalised how."""
 
-    batch_size: Natural = Field(
-        description="Images in one step over all devices and hosts together. Must divide by mesh.data x "
-        "mesh.fsdp and by optim.accumulate. Changing it usually asks for another optim.lr."
-    )
-    train: Split = Field(description="The examples that train, shuffled anew in every epoch.")
-    val: Split | None = Field(
-        None, description="The examples that evals read unless they name others."
-    )
-    mean: tuple[float, ...] = Field(
-        (0.5,),
-        min_length=1,
-        description="Subtracted from pixels scaled to [0, 1]; one number, or one for each channel.",
-    )
-    std: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        (0.5,),
-        min_length=1,
-        description="Divides them after that; 0.5 with mean 0.5 gives [-1, 1]. Loaded weights want "
-        "their own.",
-    )
-    threads: Natural | None = Field(
-        None,
-        description="Threads that decode and augment; none: one for each core. Never changes a batch.",
-    )
-    prefetch_mib: Natural = Field(
-        512,
-        description="Memory in MiB for batches prepared ahead. Raise it if speed/data_wait shows that "
-        "the device waits; never changes a batch.",
-    )
+    batch_size: Natural
+    """Images in one step over all devices and hosts together. Must divide by mesh.data x
+    mesh.fsdp and by optim.accumulate. Changing it usually asks for another optim.lr."""
+    train: Split
+    """The examples that train, shuffled anew in every epoch."""
+    val: Split | None = None
+    """The examples that evals read unless they name others."""
+    mean: tuple[float, ...] = Field((0.5,), min_length=1)
+    """Subtracted from pixels scaled to [0, 1]; one number, or one for each channel."""
+    std: tuple[Annotated[float, Field(gt=0)], ...] = Field((0.5,), min_length=1)
+    """Divides them after that; 0.5 with mean 0.5 gives [-1, 1]. Loaded weights want their own."""
+    threads: Natural | None = None
+    """Threads that decode and augment; none: one for each core. Never changes a batch."""
+    prefetch_mib: Natural = 512
+    """Memory in MiB for batches prepared ahead. Raise it if speed/data_wait shows that the
+    device waits; never changes a batch."""
 
 
 class Eval(Section):
     """One evaluation, run every so often and at the end."""
 
-    type: Literal["classification"] = Field(
-        "classification", description="What is measured: top-1, top-5 and loss."
-    )
-    data: Split | None = Field(None, description="The examples to evaluate; none: data.val.")
-    every: Every = Field(
-        "1 epochs", description="How often; the end of the run is always evaluated."
-    )
-    batch_size: Natural | None = Field(
-        None,
-        description="Images in one evaluation step over all devices; none: data.batch_size. Never "
-        "changes the result: each example counts exactly once.",
-    )
-    predictions: bool = Field(
-        False, description="Whether each example's label and logits are written to a file, too."
-    )
+    type: Literal["classification"] = "classification"
+    """What is measured: top-1, top-5 and loss."""
+    data: Split | None = None
+    """The examples to evaluate; none: data.val."""
+    every: Every = "1 epochs"
+    """How often; the end of the run is always evaluated."""
+    batch_size: Natural | None = None
+    """Images in one evaluation step over all devices; none: data.batch_size. Never changes the
+    result: each example counts exactly once."""
+    predictions: bool = False
+    """Whether each example's label and logits are written to a file, too."""
 
 
 class Optim(Section):
     """From gradients to new parameters."""
 
-    name: Literal["adamw", "sgd"] = Field(
-        "adamw", description="Adam with decoupled weight decay, or gradient descent with momentum."
-    )
-    lr: float = Field(
-        1e-3,
-        gt=0,
-        description="Peak learning rate, reached after the warm-up. ViTs with adamw: 1e-3 at batch 1024 "
-        "to 4096, 3e-4 to 2e-3 for small models; the first field to tune.",
-    )
-    schedule: Literal["cosine", "linear", "rsqrt", "constant"] = Field(
-        "cosine",
-        description="The learning rate between warm-up and cooldown: down to end_lr by a half cosine or "
-        "a line, as 1/sqrt(step), or constant. The last two let a run be prolonged.",
-    )
-    warmup: Duration = Field(
-        0,
-        description="Linear rise from 0 to lr at the start. 5% or 10,000 steps are usual for ViTs.",
-    )
-    cooldown: Duration = Field(
-        0,
-        description="Linear fall to end_lr at the end; for rsqrt and constant, 10 to 20% is usual.",
-    )
-    rsqrt_timescale: Every = Field(
-        10000, description="Steps after which the rsqrt schedule begins to fall in earnest."
-    )
-    end_lr: float = Field(
-        0.0, ge=0, le=1, description="Learning rate at the end of the run, as a fraction of lr."
-    )
-    weight_decay: float = Field(
-        0.0,
-        ge=0,
-        description="Each step shrinks the chosen parameters by lr x weight_decay of themselves. 0.05 "
-        "to 0.3 for ViTs; big_vision's wd is this times lr.",
-    )
-    decay_rules: Rules = Field(
-        (("kernel$", 1.0), (".*", 0.0)),
-        description="(regular expression, factor) pairs over parameter names such as "
-        '"Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel": the first that is found multiplies '
-        "weight_decay. By default kernels decay, and biases, norms and embeddings do not.",
-    )
-    lr_rules: Rules = Field(
-        ((".*", 1.0),),
-        description="The same for the learning rate: 0 freezes a part, smaller factors for lower "
-        "layers fine-tune gently.",
-    )
-    b1: Rate = Field(0.9, description="adamw: decay of the running mean of the gradient.")
-    b2: Rate = Field(
-        0.999,
-        description="adamw: decay of the running mean of its square; 0.95 calms large batches and "
-        "large models.",
-    )
-    eps: float = Field(
-        1e-8,
-        gt=0,
-        description="adamw: added to the root of that mean. 1e-6 calms sparse gradients.",
-    )
-    momentum: Rate = Field(0.9, description="sgd: decay of the running sum of gradients.")
-    nesterov: bool = Field(False, description="sgd: whether momentum looks one step ahead.")
-    mu_dtype: Literal["float32", "bfloat16"] = Field(
-        "float32",
-        description="Type in which the first moment is kept. bfloat16 saves 2 bytes a parameter at no "
-        "known loss for ViTs.",
-    )
-    clip_norm: float | None = Field(
-        None,
-        gt=0,
-        description="Longest gradient, over all parameters together; longer ones are scaled down to it. "
-        "1.0 is usual for ViTs; none: no limit.",
-    )
-    accumulate: Natural = Field(
-        1,
-        description="Parts into which a batch is cut, computed one after the other: less memory, the "
-        "gradient of the whole batch. Must divide data.batch_size.",
-    )
-    ema: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="Decay in a step of the averaged weights, which are evaluated beside the raw ones: "
-        "0.999 averages over about 1,000 steps; none: no average, less memory.",
-    )
+    name: Literal["adamw", "sgd"] = "adamw"
+    """Adam with decoupled weight decay, or gradient descent with momentum."""
+    lr: float = Field(1e-3, gt=0)
+    """Peak learning rate, reached after the warm-up. ViTs with adamw: 1e-3 at batch 1024 to
+    4096, 3e-4 to 2e-3 for small models; the first field to tune."""
+    schedule: Literal["cosine", "linear", "rsqrt", "constant"] = "cosine"
+    """The learning rate between warm-up and cooldown: down to end_lr by a half cosine or a
+    line, as 1/sqrt(step), or constant. The last two let a run be prolonged."""
+    warmup: Duration = 0
+    """Linear rise from 0 to lr at the start. 5% or 10,000 steps are usual for ViTs."""
+    cooldown: Duration = 0
+    """Linear fall to end_lr at the end; for rsqrt and constant, 10 to 20% is usual."""
+    rsqrt_timescale: Every = 10000
+    """Steps after which the rsqrt schedule begins to fall in earnest."""
+    end_lr: float = Field(0.0, ge=0, le=1)
+    """Learning rate at the end of the run, as a fraction of lr."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Each step shrinks the chosen parameters by lr x weight_decay of themselves. 0.05 to 0.3
+    for ViTs; big_vision's wd is this times lr."""
+    decay_rules: Rules = (("kernel$", 1.0), (".*", 0.0))
+    """(regular expression, factor) pairs over parameter names such as
+    "Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel": the first that is found multiplies
+    weight_decay. By default kernels decay, and biases, norms and embeddings do not."""
+    lr_rules: Rules = ((".*", 1.0),)
+    """The same for the learning rate: 0 freezes a part, smaller factors for lower layers
+    fine-tune gently."""
+    b1: Rate = 0.9
+    """adamw: decay of the running mean of the gradient."""
+    b2: Rate = 0.999
+    """adamw: decay of the running mean of its square; 0.95 calms large batches and large
+    models."""
+    eps: float = Field(1e-8, gt=0)
+    """adamw: added to the root of that mean. 1e-6 calms sparse gradients."""
+    momentum: Rate = 0.9
+    """sgd: decay of the running sum of gradients."""
+    nesterov: bool = False
+    """sgd: whether momentum looks one step ahead."""
+    mu_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type in which the first moment is kept. bfloat16 saves 2 bytes a parameter at no known
+    loss for ViTs."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Longest gradient, over all parameters together; longer ones are scaled down to it. 1.0 is
+    usual for ViTs; none: no limit."""
+    accumulate: Natural = 1
+    """Parts into which a batch is cut, computed one after the other: less memory, the gradient
+    of the whole batch. Must divide data.batch_size."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay in a step of the averaged weights, which are evaluated beside the raw ones: 0.999
+    averages over about 1,000 steps; none: no average, less memory."""
 
 
 class Mesh(Section):
     """How devices are arranged. The product of the three is the number of devices."""
 
-    data: int = Field(
-        -1,
-        description="Devices over which only the batch is split. -1: all that are left (for one of the "
-        "three at most).",
-    )
-    fsdp: int = Field(
-        1,
-        description="Devices over which the batch, parameters and optimiser state are split. Raise it "
-        "when the state does not fit on one device.",
-    )
-    tensor: int = Field(
-        1,
-        description="Devices over which heads and MLPs are split, for models too wide for fsdp alone; "
-        "must divide the heads, and stays within one host.",
-    )
+    data: int = -1
+    """Devices over which only the batch is split. -1: all that are left (for one of the three
+    at most)."""
+    fsdp: int = 1
+    """Devices over which the batch, parameters and optimiser state are split. Raise it when the
+    state does not fit on one device."""
+    tensor: int = 1
+    """Devices over which heads and MLPs are split, for models too wide for fsdp alone; must
+    divide the heads, and stays within one host."""
 
 
 class Checkpoint(Section):
     """What is saved in WORKDIR/checkpoints, from which a stopped run goes on."""
 
-    every: Every | None = Field(
-        None,
-        description="How often the state is saved; none: only at the end, and when stopped by a signal.",
-    )
-    keep: Natural = Field(2, description="How many of the latest checkpoints stay on disk.")
-    keep_every: Every | None = Field(
-        None, description="Checkpoints at multiples of this stay for good; none: none of them."
-    )
-    keep_best: Metric | None = Field(
-        None,
-        description='Metric by which the best checkpoint stays too, such as "val/top1"; none: by none.',
-    )
-    best_mode: Literal["max", "min"] = Field(
-        "max", description="Whether the best is the highest (accuracy) or the lowest (loss)."
-    )
+    every: Every | None = None
+    """How often the state is saved; none: only at the end, and when stopped by a signal."""
+    keep: Natural = 2
+    """How many of the latest checkpoints stay on disk."""
+    keep_every: Every | None = None
+    """Checkpoints at multiples of this stay for good; none: none of them."""
+    keep_best: Metric | None = None
+    """Metric by which the best checkpoint stays too, such as "val/top1"; none: by none."""
+    best_mode: Literal["max", "min"] = "max"
+    """Whether the best is the highest (accuracy) or the lowest (loss)."""
 
 
 class Report(Section):
     """What is written while training."""
 
-    every: Every = Field(
-        50,
-        description="How often a row of training metrics is written; step 1 and the last always are.",
-    )
-    tensorboard: bool = Field(
-        True,
-        description="Whether metrics are also written for TensorBoard, in WORKDIR/tensorboard.",
-    )
-    wandb: str | None = Field(
-        None,
-        description="Weights & Biases project to log to, too (needs the wandb extra); none: no.",
-    )
-    profile: tuple[Annotated[int, Field(ge=0)], Natural] | None = Field(
-        None,
-        description="(first, end): steps to trace into WORKDIR/profile, to be opened in Perfetto or "
-        "XProf; after the first few, which compile. none: no trace.",
-    )
+    every: Every = 50
+    """How often a row of training metrics is written; step 1 and the last always are."""
+    tensorboard: bool = True
+    """Whether metrics are also written for TensorBoard, in WORKDIR/tensorboard."""
+    wandb: str | None = None
+    """Weights & Biases project to log to, too (needs the wandb extra); none: no."""
+    profile: tuple[Annotated[int, Field(ge=0)], Natural] | None = None
+    """(first, end): steps to trace into WORKDIR/profile, to be opened in Perfetto or XProf;
+    after the first few, which compile. none: no trace."""
 
 
 class Run(Section):
     """One training run, whole."""
 
-    name: str = Field(
-        "", description="Name of the run, for its folder under runs/ and for Weights & Biases."
-    )
-    seed: int = Field(
-        0,
-        ge=0,
-        lt=2**32,
-        description="Fixes initial weights, order of the data, augmentation and dropout: the same seed "
-        "gives the same run.",
-    )
-    steps: Natural | None = Field(
-        None, description="Length in steps. Exactly one of steps, epochs and examples is set."
-    )
-    epochs: float | None = Field(
-        None,
-        gt=0,
-        description="Length in passes over data.train, which may be fractional; rounded up to a step.",
-    )
-    examples: Natural | None = Field(
-        None, description="Length in training images seen; rounded up to a step."
-    )
-    init: str | None = Field(
-        None,
-        description="Checkpoint directory whose parameters start the run, for fine-tuning. The optimiser "
-        "starts anew; to go on with a stopped run give its --workdir instead.",
-    )
-    model: Model = Field(default_factory=Model, description="The Vision Transformer.")
-    task: Task = Field(default_factory=Task, description="What is learned.")
-    data: Data = Field(description="What it is learned from.")
-    optim: Optim = Field(default_factory=Optim, description="How it is learned.")
-    mesh: Mesh = Field(default_factory=Mesh, description="On which devices.")
-    evals: dict[str, Eval] = Field(
-        default_factory=dict,
-        description='What is measured meanwhile: name -> evaluation; its metrics are called "NAME/top1".',
-    )
-    checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="What is saved.")
-    report: Report = Field(default_factory=Report, description="What is logged.")
-    deterministic: bool = Field(
-        False,
-        description="Bitwise repeatable on GPU, too, some percent slower. CPU and TPU always are.",
-    )
+    name: str = ""
+    """Name of the run, for its folder under runs/ and for Weights & Biases."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Fixes initial weights, order of the data, augmentation and dropout: the same seed gives
+    the same run."""
+    steps: Natural | None = None
+    """Length in steps. Exactly one of steps, epochs and examples is set."""
+    epochs: float | None = Field(None, gt=0)
+    """Length in passes over data.train, which may be fractional; rounded up to a step."""
+    examples: Natural | None = None
+    """Length in training images seen; rounded up to a step."""
+    init: str | None = None
+    """Checkpoint directory whose parameters start the run, for fine-tuning. The optimiser
+    starts anew; to go on with a stopped run give its --workdir instead."""
+    model: Model = Field(default_factory=Model)
+    """The Vision Transformer."""
+    task: Task = Field(default_factory=Task)
+    """What is learned."""
+    data: Data
+    """What it is learned from."""
+    optim: Optim = Field(default_factory=Optim)
+    """How it is learned."""
+    mesh: Mesh = Field(default_factory=Mesh)
+    """On which devices."""
+    evals: dict[str, Eval] = Field(default_factory=dict)
+    """What is measured meanwhile: name -> evaluation; its metrics are called "NAME/top1"."""
+    checkpoint: Checkpoint = Field(default_factory=Checkpoint)
+    """What is saved."""
+    report: Report = Field(default_factory=Report)
+    """What is logged."""
+    deterministic: bool = False
+    """Bitwise repeatable on GPU, too, some percent slower. CPU and TPU always are."""
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str = "the stored config") -> Run:
