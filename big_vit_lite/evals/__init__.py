@@ -1,10 +1,83 @@
 """Evaluations: each runs over a finite stream, sees every example once, and returns numbers."""
 
 import importlib
+from typing import Any, NamedTuple
+
+from big_vit_lite import config, data
 
 TYPES = {"classification": "big_vit_lite.evals.classification"}
 
 
-def build(options, task, mesh):
-    """The evaluation that `options.type` names, as an object with `run(params, stream)`."""
-    return importlib.import_module(TYPES[options.type]).Evaluation(task, mesh)
+class Scheduled(NamedTuple):
+    """An evaluation of a run, with its data and its period."""
+
+    name: str
+    every: int
+    stream: Any
+    evaluation: Any
+    predictions: bool
+
+    def due(self, step: int, steps: int) -> bool:
+        """Whether it runs after step `step` (a count of finished steps); always after the last."""
+        return step == steps or step % self.every == 0
+
+
+def build(run: config.Run, task, mesh, batches, steps: int) -> list[Scheduled]:
+    """The evaluations of `run.evals`.
+
+    Args:
+        task: what is evaluated; see tasks.
+        batches: the training stream: its class names are the ones that labels must agree with.
+        steps: length of the run.
+
+    Raises:
+        InputError: an evaluation without data, or with other classes than the training data.
+    """
+    scheduled, compiled = [], {}
+    for name, options in run.evals.items():
+        split = options.data or run.data.val
+        if split is None:
+            raise config.InputError(
+                f"evals.{name}.data: neither it nor data.val is set; name the examples to evaluate."
+            )
+        stream = data.eval_stream(split, options.batch_size or run.data.batch_size, mesh, run.data)
+        check_classes(name, stream.class_names, batches.class_names)
+        if options.type not in compiled:
+            module = importlib.import_module(TYPES[options.type])
+            compiled[options.type] = module.Evaluation(task, mesh)
+        every = config.steps_of(options.every, run, batches.examples, steps)
+        scheduled.append(
+            Scheduled(name, every, stream, compiled[options.type], options.predictions)
+        )
+    return scheduled
+
+
+def check_classes(name: str, found: tuple[str, ...], wanted: tuple[str, ...]) -> None:
+    """Raises InputError unless the class names agree, in order: labels are positions in them."""
+    if tuple(found) == tuple(wanted):
+        return
+    strange = [c for c in found if c not in wanted] or [c for c in wanted if c not in found]
+    what = f"for example {strange[0]!r} is only in one of them" if strange else "their order differs"
+    raise config.InputError(
+        f"evals.{name}.data has {len(found)} classes and data.train {len(wanted)}, and {what}; "
+        "both must hold the same classes."
+    )
+
+
+def measure(scheduled: Scheduled, state: dict, directory=None, step: int = 0) -> dict[str, float]:
+    """Metrics of one evaluation, of the raw weights and, where there are any, the averaged ones.
+
+    Keys are NAME/top1 and NAME/ema/top1 and so on. With `predictions`, each example's outcome goes
+    to DIRECTORY/predictions/NAME-STEP.jsonl.
+    """
+    metrics = {}
+    for kind, prefix in (("params", scheduled.name), ("ema", f"{scheduled.name}/ema")):
+        if kind not in state:
+            continue
+        file = None
+        if scheduled.predictions and directory is not None:
+            file = directory / "predictions" / f"{prefix.replace('/', '-')}-{step}.jsonl"
+            file.parent.mkdir(parents=True, exist_ok=True)
+        numbers = scheduled.evaluation.run(state[kind], scheduled.stream, file)
+        metrics |= {f"{prefix}/{key}": value for key, value in numbers.items()}
+    return metrics

@@ -65,9 +65,7 @@ def build(run: config.Run, params, steps: int, examples: int) -> Optimizer:
     o = run.optim
 
     def in_steps(duration) -> int:
-        return config.steps_of(
-            duration, batch_size=run.data.batch_size, examples=examples, total=steps
-        )
+        return config.steps_of(duration, run, examples, steps)
 
     lr = make_schedule(
         o.schedule,

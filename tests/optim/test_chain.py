@@ -1,0 +1,130 @@
+"""The optimiser chain against the update rules written out in numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from big_vit_lite import config, optim
+
+
+def make_run(**optimizer):
+    split = {"source": "digits", "transform": "decode(channels=1)"}
+    return config.Run(
+        steps=10,
+        data={"batch_size": 8, "train": split},
+        optim={"schedule": "constant", **optimizer},
+    )
+
+
+def random_trees(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        {
+            "Dense_0": {
+                "kernel": jnp.asarray(rng.normal(size=(4, 3)), jnp.float32),
+                "bias": jnp.asarray(rng.normal(size=3), jnp.float32),
+            },
+            "head": {"kernel": jnp.asarray(rng.normal(size=(3, 2)), jnp.float32)},
+        }
+        for _ in range(count)
+    ]
+
+
+def run_chain(run, params, gradients):
+    optimizer = optim.build(run, params, steps=10, examples=80)
+    state = optimizer.init(params)
+    for grads in gradients:
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def leaves(tree):
+    return {
+        k: np.asarray(v, np.float64)
+        for k, v in [
+            ("Dense_0/kernel", tree["Dense_0"]["kernel"]),
+            ("Dense_0/bias", tree["Dense_0"]["bias"]),
+            ("head/kernel", tree["head"]["kernel"]),
+        ]
+    }
+
+
+def test_adamw_decouples_decay_and_spares_biases():
+    params, *gradients = random_trees(4)
+    run = make_run(lr=0.01, weight_decay=0.3, b1=0.8, b2=0.9, eps=1e-6)
+    got = leaves(run_chain(run, params, gradients))
+    for name, w in leaves(params).items():
+        m = v = 0.0
+        for t, grads in enumerate(gradients, 1):
+            g = leaves(grads)[name]
+            m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g * g
+            step = (m / (1 - 0.8**t)) / (np.sqrt(v / (1 - 0.9**t)) + 1e-6)
+            w = w - 0.01 * (step + (0.3 * w if name.endswith("kernel") else 0.0))
+        np.testing.assert_allclose(got[name], w, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_with_momentum(nesterov):
+    params, *gradients = random_trees(4, seed=1)
+    got = leaves(
+        run_chain(make_run(name="sgd", lr=0.1, momentum=0.7, nesterov=nesterov), params, gradients)
+    )
+    for name, w in leaves(params).items():
+        trace = 0.0
+        for grads in gradients:
+            g = leaves(grads)[name]
+            trace = g + 0.7 * trace
+            w = w - 0.1 * (g + 0.7 * trace if nesterov else trace)
+        np.testing.assert_allclose(got[name], w, rtol=1e-5, err_msg=name)
+
+
+def test_clipping_is_by_the_norm_of_all_gradients_together():
+    params, grads = random_trees(2, seed=2)
+    norm = float(np.sqrt(sum((g**2).sum() for g in leaves(grads).values())))
+    run = make_run(name="sgd", lr=1.0, momentum=0.0, clip_norm=norm / 4)
+    got = leaves(run_chain(run, params, [grads]))
+    for name, w in leaves(params).items():
+        np.testing.assert_allclose(got[name], w - leaves(grads)[name] / 4, rtol=1e-5)
+
+
+def test_lr_rules_freeze_and_scale_by_path_first_match_wins():
+    params, grads = random_trees(2, seed=3)
+    rules = (("head/", 0.0), ("bias$", 0.5), (".*", 1.0))
+    run = make_run(name="sgd", lr=1.0, momentum=0.0, weight_decay=0.1, lr_rules=rules)
+    before, after, g = leaves(params), leaves(run_chain(run, params, [grads])), leaves(grads)
+    np.testing.assert_array_equal(after["head/kernel"], before["head/kernel"])
+    np.testing.assert_allclose(
+        after["Dense_0/bias"], before["Dense_0/bias"] - 0.5 * g["Dense_0/bias"], rtol=1e-5
+    )
+    w = before["Dense_0/kernel"]
+    np.testing.assert_allclose(
+        after["Dense_0/kernel"], w - g["Dense_0/kernel"] - 0.1 * w, rtol=1e-5
+    )
+
+
+def test_rules_must_cover_and_must_match():
+    params, *_ = random_trees(1)
+    with pytest.raises(
+        config.InputError, match=r"optim\.lr_rules: no rule matches parameter 'Dense_0/bias'"
+    ):
+        optim.multipliers(params, (("kernel$", 1.0),), "optim.lr_rules")
+    with pytest.raises(config.InputError, match="rule 'encoderblok' matches no parameter"):
+        optim.multipliers(params, (("encoderblok", 0.0), (".*", 1.0)), "optim.lr_rules")
+
+
+def test_durations_of_the_schedule_are_turned_into_steps():
+    run = make_run(lr=1.0, warmup="1 epochs")
+    optimizer = optim.build(run, random_trees(1)[0], steps=100, examples=80)  # 10 steps an epoch
+    np.testing.assert_allclose(
+        [optimizer.lr(s) for s in (0, 4, 9, 50)], [0.1, 0.5, 1.0, 1.0], rtol=1e-6
+    )
+
+
+def test_first_moment_may_be_bfloat16():
+    params, grads = random_trees(2)
+    optimizer = optim.build(make_run(mu_dtype="bfloat16"), params, steps=10, examples=80)
+    types = {x.dtype for x in jax.tree.leaves(optimizer.init(params)) if x.ndim}
+    assert types == {jnp.dtype("bfloat16"), jnp.dtype("float32")}
