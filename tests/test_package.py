@@ -1,0 +1,71 @@
+"""What the package promises about itself: its import contracts, its cost to import, no TensorFlow."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run_python(code: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, **options
+    )
+
+
+def test_imports_go_one_way():
+    lint = Path(sys.executable).parent / "lint-imports"
+    done = subprocess.run([lint], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_import_costs_little_beyond_jax():
+    code = "import time, jax; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
+    # The best of three: this is about our imports, not about a cold disk or a busy machine.
+    for module, limit in (("big_vit_lite", 0.1), ("big_vit_lite.train", 1.5)):
+        seconds = min(float(run_python(code.format(module), cwd=ROOT).stdout) for _ in range(3))
+        assert seconds < limit, f"import {module} took {seconds:.2f} s beyond jax"
+
+
+def test_help_answers_quickly():
+    command = [sys.executable, "-m", "big_vit_lite.train", "--help"]
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0 and "optim.lr" in done.stdout
+    assert min(seconds) < 4
+
+
+@pytest.fixture
+def fake_tensorflow(tmp_path):
+    """A tensorflow that can be imported, so that an import of it by anybody would succeed."""
+    (tmp_path / "tensorflow").mkdir()
+    (tmp_path / "tensorflow" / "__init__.py").write_text("__version__ = '2.99'\n")
+    return tmp_path
+
+
+def test_training_never_imports_tensorflow_though_it_is_installed(fake_tensorflow, tmp_path):
+    code = f"""
+import sys; sys.path.insert(0, {str(fake_tensorflow)!r})
+from big_vit_lite.train import main
+status = main(["--config", "configs/quickstart.py:tiny", "--workdir", {str(tmp_path / "run")!r}])
+import importlib.util
+assert importlib.util.find_spec("tensorflow") is not None
+print(status, [m for m in sys.modules if m.split(".")[0] in ("tensorflow", "torch", "transformers")])
+"""
+    done = run_python(code, cwd=ROOT)
+    assert done.stdout.strip().splitlines()[-1] == "0 []", done.stdout[-2000:] + done.stderr[-2000:]
+
+
+def test_public_names_load():
+    import big_vit_lite
+
+    for name in big_vit_lite.__all__:
+        assert getattr(big_vit_lite, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = big_vit_lite.nonsense
