@@ -1,0 +1,23 @@
+"""Models: pure functions of (params, inputs).
+
+Names load on first use: reading a config needs none of them.
+"""
+
+import importlib
+
+_HOME = {
+    "SIZES": "sizes",
+    "parse_variant": "sizes",
+    "ViT": "vit",
+    "build_model": "build",
+    "init_params": "build",
+    "stack_layers": "stacking",
+    "unstack_layers": "stacking",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

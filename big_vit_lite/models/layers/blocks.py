@@ -1,0 +1,178 @@
+"""A Transformer block and the stack of them, scanned or unrolled over depth."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Key
+
+from big_vit_lite.models.layers.attention import Attention
+from big_vit_lite.models.layers.noise import dropout, stochastic_depth
+from big_vit_lite.models.layers.norms import LayerNorm, LayerScale
+from big_vit_lite.parallel import constrain
+
+Tokens = Float[Array, "b n d"]
+
+ACTIVATIONS = {
+    "erf": lambda x: jax.nn.gelu(x, approximate=False),
+    "tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "quick": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
+"""GELU (Hendrycks 2016), its tanh form (AugReg, SigLIP) and its sigmoid form (OpenAI's CLIP)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockSpec:
+    """What the blocks of one stack share.
+
+    `bias` is for the output projection, the MLP and the norms; `qkv_bias` for query, key, value.
+    `layer_scale` is its initial value, None for none. `attention` names a path of attention.py.
+    """
+
+    heads: int
+    mlp_dim: int
+    activation: str = "tanh"
+    norm_eps: float = 1e-6
+    bias: bool = True
+    qkv_bias: bool = True
+    layer_scale: float | None = None
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    attention: str = "xla"
+    dtype: DTypeLike = jnp.float32
+
+    def norm(self, name: str, **overrides) -> LayerNorm:
+        """A norm as these blocks have it."""
+        fields = {"eps": self.norm_eps, "bias": self.bias, "dtype": self.dtype, **overrides}
+        return LayerNorm(**fields, name=name)
+
+    def attend(self, name: str, **overrides) -> Attention:
+        """Attention as these blocks have it."""
+        fields = {
+            "heads": self.heads,
+            "qkv_bias": self.qkv_bias,
+            "bias": self.bias,
+            "implementation": self.attention,
+            "dtype": self.dtype,
+            **overrides,
+        }
+        return Attention(**fields, name=name)
+
+
+class Mlp(nn.Module):
+    """Two linear maps with an activation between."""
+
+    spec: BlockSpec
+
+    @nn.compact
+    def __call__(self, x: Tokens, key: Key[Array, ""] | None = None) -> Tokens:
+        dense = {
+            "use_bias": self.spec.bias,
+            "dtype": self.spec.dtype,
+            "kernel_init": nn.initializers.xavier_uniform(),
+            "bias_init": nn.initializers.normal(1e-6),
+        }
+        y = nn.Dense(self.spec.mlp_dim, **dense, name="Dense_0")(x)
+        y = ACTIVATIONS[self.spec.activation](y)
+        y = dropout(y, self.spec.dropout, key)
+        return nn.Dense(x.shape[-1], **dense, name="Dense_1")(y)
+
+
+class Block(nn.Module):
+    """Pre-norm block: x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Args (of the call): tokens; `noise` = (key of this layer, rate of stochastic depth), each None
+        when there is nothing to draw.
+
+    Returns:
+        the tokens, and what `capture` asks for: "blocks" the tokens again, "attention" the maps.
+    """
+
+    spec: BlockSpec
+    capture: tuple[str, ...] = ()
+
+    @nn.compact
+    def __call__(self, x: Tokens, noise: tuple = (None, None)) -> tuple[Tokens, dict[str, Array]]:
+        spec, (key, rate) = self.spec, noise
+        keys = (None,) * 6 if key is None else jax.random.split(key, 6)
+
+        def residual(x: Tokens, y: Tokens, index: int) -> Tokens:
+            if spec.layer_scale is not None:
+                y = LayerScale(spec.layer_scale, name=f"LayerScale_{index}")(y)
+            y = dropout(y, spec.dropout, keys[2 * index])
+            return x + stochastic_depth(y, rate, keys[2 * index + 1])
+
+        x = constrain(x)
+        attention = spec.attend(
+            "MultiHeadDotProductAttention_0",
+            dropout=spec.attention_dropout,
+            maps="attention" in self.capture,
+        )
+        y, maps = attention(spec.norm("LayerNorm_0")(x), key=keys[4])
+        x = residual(x, y, 0)
+        y = Mlp(spec, name="MlpBlock_0")(spec.norm("LayerNorm_1")(x), keys[5])
+        x = residual(x, y, 1)
+        seen = {"blocks": x, "attention": maps}
+        return x, {name: seen[name] for name in self.capture}
+
+
+class Encoder(nn.Module):
+    """`depth` blocks and a final norm.
+
+    Scanned, the parameters are encoderblock/... with a leading depth axis; unrolled, they are
+    encoderblock_0/... and so on. Results are the same, noise included. `remat` says what the
+    backward pass computes again: "none", "dots" (all but matrix products), "full" (all).
+    """
+
+    depth: int
+    spec: BlockSpec
+    stochastic_depth: float = 0.0
+    remat: str = "none"
+    scan: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Tokens, key: Key[Array, ""] | None = None, capture: tuple[str, ...] = ()
+    ) -> tuple[Tokens, dict[str, Array]]:
+        block = _rematerialised(self.remat, in_scan=self.scan)
+        keys, rates = self._noise(key)
+        if self.scan:
+            stack = nn.scan(
+                block, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.depth
+            )
+            x, seen = stack(self.spec, capture, name="encoderblock")(x, (keys, rates))
+            layers = [{name: y[i] for name, y in seen.items()} for i in range(self.depth)]
+        else:
+            layers = []
+            for i in range(self.depth):
+                noise = tuple(None if y is None else y[i] for y in (keys, rates))
+                x, seen = block(self.spec, capture, name=f"encoderblock_{i}")(x, noise)
+                layers.append(seen)
+        prefix = {"blocks": "block", "attention": "attention"}
+        captured = {
+            f"{prefix[name]}{i:02d}": y for i, seen in enumerate(layers) for name, y in seen.items()
+        }
+        return self.spec.norm("encoder_norm")(x), captured
+
+    def _noise(self, key: Key[Array, ""] | None) -> tuple[Array | None, Array | None]:
+        """A key a layer, and rates of stochastic depth rising linearly to the given one."""
+        if key is None:
+            return None, None
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(self.depth))
+        if not self.stochastic_depth:
+            return keys, None
+        # From the end, so that a single layer gets the rate itself.
+        rates = np.linspace(self.stochastic_depth, 0, self.depth)[::-1]
+        return keys, jnp.asarray(rates, jnp.float32)
+
+
+def _rematerialised(remat: str, in_scan: bool) -> type[nn.Module]:
+    if remat == "none":
+        return Block
+    policies = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
+    # A scan's body is compiled apart, so that the barriers against common subexpressions, which
+    # cost time, have nothing to prevent there.
+    return nn.remat(Block, policy=policies[remat], prevent_cse=not in_scan)

@@ -1,0 +1,79 @@
+"""From images to patch tokens: a linear map of each patch, or a convolution where they overlap."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from big_vit_lite.config import InputError
+
+
+def patch_grid(
+    image_size: tuple[int, int], patch: tuple[int, int], stride: tuple[int, int]
+) -> tuple[int, int]:
+    """Rows and columns of patches in an image: floor((size - patch) / stride) + 1 a side.
+
+    Raises:
+        InputError: patches that do not overlap and do not tile the image, or do not fit in it.
+    """
+    for size, side, step, name in zip(image_size, patch, stride, ("height", "width"), strict=True):
+        if step == side and size % side:
+            near = max(1, round(size / side)) * side
+            raise InputError(
+                f"The image {name} {size} is not a multiple of the patch {name} {side}: use "
+                f"{near} pixels, another patch (model.patch), or overlapping ones "
+                "(model.patch_stride)."
+            )
+        if size < side:
+            raise InputError(
+                f"The image {name} {size} is smaller than the patch {name} {side}: use larger "
+                "images or a smaller patch (model.patch)."
+            )
+    rows, columns = (
+        (size - side) // step + 1
+        for size, side, step in zip(image_size, patch, stride, strict=True)
+    )
+    return rows, columns
+
+
+def patchify(
+    images: Float[Array, "b H W c"], patch: tuple[int, int]
+) -> Float[Array, "b h w ph*pw*c"]:
+    """Patches that tile the image, each flattened in the order row, column, channel."""
+    batch, height, width, channels = images.shape
+    rows, columns = patch
+    x = images.reshape(batch, height // rows, rows, width // columns, columns, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, height // rows, width // columns, rows * columns * channels)
+
+
+class PatchEmbedding(nn.Module):
+    """Embeds patches linearly (Dosovitskiy 2021); kernel (ph, pw, c, d) as of a convolution.
+
+    Patches that tile the image are one reshape and one matrix product, which is what a convolution
+    with stride = patch computes. A smaller stride convolves.
+    """
+
+    width: int
+    patch: tuple[int, int]
+    stride: tuple[int, int]
+    bias: bool
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b H W c"]) -> Float[Array, "b h w d"]:
+        patch_grid(images.shape[1:3], self.patch, self.stride)
+        shape = (*self.patch, images.shape[-1], self.width)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape).astype(self.dtype)
+        images = images.astype(self.dtype)
+        if self.stride == self.patch:
+            x = patchify(images, self.patch) @ kernel.reshape(-1, self.width)
+        else:
+            x = jax.lax.conv_general_dilated(
+                images, kernel, self.stride, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.width,))
+            x = x + jnp.asarray(bias, self.dtype)
+        return x

@@ -1,0 +1,39 @@
+"""From tokens to one vector a sample: class token, mean over patches, or attention of a probe."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from big_vit_lite.models.layers.blocks import BlockSpec, Mlp
+
+
+class AttentionPooling(nn.Module):
+    """A learned probe attends to all tokens, then an MLP (Lee 2019; Zhai 2022, "MAP head")."""
+
+    spec: BlockSpec
+
+    @nn.compact
+    def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b d"]:
+        batch, _, width = tokens.shape
+        probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, width))
+        probe = jnp.broadcast_to(probe.astype(tokens.dtype), (batch, 1, width))
+        x, _ = self.spec.attend("MultiHeadDotProductAttention_0")(probe, tokens)
+        y = self.spec.norm("LayerNorm_0")(x)
+        return (x + Mlp(self.spec, name="MlpBlock_0")(y))[:, 0]
+
+
+def pool_tokens(
+    kind: str, tokens: Float[Array, "b n d"], prefix: int, spec: BlockSpec
+) -> Float[Array, "b d"] | Float[Array, "b n-prefix d"]:
+    """What the head reads, from encoded tokens of which the first `prefix` are no patches.
+
+    cls: the first token. gap: the mean over patches, in float32. map: a probe's attention to all
+    tokens, parameters in MAPHead_0 of the calling module. none: the patches themselves.
+    """
+    if kind == "cls":
+        return tokens[:, 0]
+    if kind == "gap":
+        return tokens[:, prefix:].mean(axis=1, dtype=jnp.float32)
+    if kind == "map":
+        return AttentionPooling(spec, name="MAPHead_0")(tokens)
+    return tokens[:, prefix:]

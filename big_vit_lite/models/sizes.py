@@ -1,0 +1,76 @@
+"""The published sizes of Vision Transformers as one table, and "B/16" read into it.
+
+Sources: Dosovitskiy 2021 (B, L, H), Touvron 2021 (Ti, S), Zhai 2022 (g, G), Alabdulmohsin 2023
+(So400m), Chen 2023 (e), Zhai 2023 and Tschannen 2025 (g-opt, G-opt: the same cost in shapes that
+accelerators like better).
+"""
+
+import difflib
+import re
+from typing import NamedTuple
+
+from big_vit_lite.config import InputError
+
+
+class Size(NamedTuple):
+    """Shape of a Transformer: `width` features a token, `depth` blocks, `heads` a block."""
+
+    width: int
+    depth: int
+    mlp_dim: int
+    heads: int
+
+
+SIZES = {
+    "mu": Size(32, 1, 128, 2),
+    "Ti": Size(192, 12, 768, 3),
+    "S": Size(384, 12, 1536, 6),
+    "M": Size(512, 12, 2048, 8),
+    "B": Size(768, 12, 3072, 12),
+    "L": Size(1024, 24, 4096, 16),
+    "So400m": Size(1152, 27, 4304, 16),
+    "H": Size(1280, 32, 5120, 16),
+    "g": Size(1408, 40, 6144, 16),
+    "g-opt": Size(1536, 40, 6144, 16),
+    "G": Size(1664, 48, 8192, 16),
+    "G-opt": Size(1536, 48, 8192, 16),
+    "e": Size(1792, 56, 15360, 16),
+}
+
+_VARIANT = re.compile(rf"({'|'.join(SIZES)})/([1-9]\d*)(?:x([1-9]\d*))?")
+
+
+class Variant(NamedTuple):
+    """A size and its patch, (height, width) in pixels."""
+
+    size: Size
+    patch: tuple[int, int]
+
+
+def parse_variant(text: str) -> Variant:
+    """Reads "B/16", or "B/16x8" for patches 16 high and 8 wide.
+
+    Raises:
+        InputError: no such variant; the message names the nearest one.
+    """
+    match = _VARIANT.fullmatch(text)
+    if match is None:
+        raise InputError(
+            f"model.variant: {text!r} is not SIZE/PATCH; did you mean {_nearest(text)!r}? "
+            f"Sizes are {', '.join(SIZES)}; the patch is in pixels, as in 'B/16' or 'B/16x8'."
+        )
+    name, height, width = match.groups()
+    return Variant(SIZES[name], (int(height), int(width or height)))
+
+
+def _nearest(text: str) -> str:
+    patch = re.search(r"\d+(x\d+)?$", text)
+    endings = (patch.group(),) if patch and not patch.group().startswith("0") else ("16",)
+    names = [f"{size}/{ending}" for size in SIZES for ending in endings]
+
+    def likeness(name: str) -> tuple[float, float]:
+        """Letters first, their case second: "b16" is B/16, "G_opt/14" is not g-opt/14."""
+        folded = difflib.SequenceMatcher(None, name.casefold(), text.casefold()).ratio()
+        return folded, difflib.SequenceMatcher(None, name, text).ratio()
+
+    return max(names, key=likeness)

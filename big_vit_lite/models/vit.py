@@ -1,0 +1,198 @@
+"""The Vision Transformer (Dosovitskiy 2021): the whole model, with all that published ones vary.
+
+images -> patches -> + positions -> [class, registers, patches] -> blocks -> pooling -> logits
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from big_vit_lite.config import InputError
+from big_vit_lite.models.layers.blocks import BlockSpec, Encoder
+from big_vit_lite.models.layers.noise import dropout, patch_dropout
+from big_vit_lite.models.layers.patches import PatchEmbedding
+from big_vit_lite.models.layers.pooling import pool_tokens
+from big_vit_lite.models.layers.positions import SINUSOIDS, resample
+from big_vit_lite.parallel import constrain
+
+CAPTURES = ("blocks", "attention")
+
+
+class ViT(nn.Module):
+    """A Vision Transformer; `build_model` makes one from a config and checks it.
+
+    Parameters have the published JAX names (embedding, pos_embedding, cls, Transformer, MAPHead_0,
+    pre_logits, head). `init_params` gives their initial values; Linen's own `init` works, but
+    draws other values when layers are scanned than when they are not.
+
+    Fields that do not speak for themselves:
+        image_shape: (height, width, channels) for which parameters are made; other sizes can be
+            applied, the positions are resampled.
+        classes: 0 for no head, the logits are then the head's input.
+        position_grid: rows and columns of the position table. None for sinusoids: the image's own.
+        class_position: the learned table has a first row for the class token.
+        pre_logits: features of a tanh layer before the head, 0 for none.
+        block: what all blocks share, its compute dtype included.
+    """
+
+    width: int
+    depth: int
+    block: BlockSpec
+    patch: tuple[int, int]
+    patch_stride: tuple[int, int]
+    image_shape: tuple[int, int, int]
+    classes: int
+    patch_bias: bool = True
+    pool: str = "cls"
+    class_token: bool = True
+    positions: str = "learned"
+    position_grid: tuple[int, int] | None = None
+    class_position: bool = True
+    position_std: float = 0.02
+    position_resample: str = "cubic"
+    position_offset: float = 0.0
+    registers: int = 0
+    pre_norm: bool = False
+    stochastic_depth: float = 0.0
+    patch_dropout: float = 0.0
+    pre_logits: int = 0
+    head_init: float = 0.0
+    head_bias: float = 0.0
+    remat: str = "none"
+    scan: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "b H W c"],
+        train: bool = False,
+        capture: tuple[str, ...] = (),
+    ) -> tuple[Float[Array, "b ..."], dict[str, Array]]:
+        """Logits in float32, and a dict of what was on the way.
+
+        Args:
+            images: normalised floats.
+            train: draw the noise of training; needs rngs={"dropout": key} if any rate is not 0.
+            capture: "blocks" for every block's output, "attention" for every block's maps, which
+                take the slow path. Nothing else costs anything under jit when it is not used.
+
+        Returns:
+            logits (b, classes), or (b, n, classes) for pool "none";
+            {"patches": (b, n, d) patch embeddings; "tokens": (b, t, d) what enters the blocks (or
+            the norm before them); "kept": (b, n) indices of patches under patch dropout;
+            "block00"...: (b, t, d) and "attention00"...: (b, heads, t, t), on request;
+            "encoded": (b, t, d) after the last norm, and "encoded_patches": (b, n, d) of it;
+            "pooled": (b, d); "pre_logits": (b, d')}. The t tokens are class, registers, patches.
+
+        Raises:
+            InputError: the images do not fit the patches or the parameters.
+        """
+        for name in capture:
+            if name not in CAPTURES:
+                raise ValueError(f"capture: {name!r} is not one of {', '.join(CAPTURES)}.")
+        if images.shape[-1] != self.image_shape[-1]:
+            raise InputError(
+                f"The images have {images.shape[-1]} channels, the model {self.image_shape[-1]}: "
+                "set model.channels, or convert the images."
+            )
+        noise = self._noise_keys(train)
+        tokens, out = self._embed(constrain(images), noise)
+        encoder = Encoder(
+            self.depth, self.block, self.stochastic_depth, self.remat, self.scan, name="Transformer"
+        )
+        x = self.block.norm("pre_norm")(tokens) if self.pre_norm else tokens
+        encoded, captured = encoder(x, noise["blocks"], capture)
+        out |= captured
+        out["encoded"] = encoded
+        out["encoded_patches"] = encoded[:, self._prefix :]
+        logits = self._classify(encoded, out)
+        return logits, out
+
+    @property
+    def _prefix(self) -> int:
+        """Tokens before the patches."""
+        return self.class_token + self.registers
+
+    def _noise_keys(self, train: bool) -> dict[str, Key[Array, ""] | None]:
+        rates = (
+            self.block.dropout,
+            self.block.attention_dropout,
+            self.stochastic_depth,
+            self.patch_dropout,
+        )
+        if not train or not any(rates):
+            return {"tokens": None, "patches": None, "blocks": None}
+        tokens, patches, blocks = jax.random.split(self.make_rng("dropout"), 3)
+        return {"tokens": tokens, "patches": patches, "blocks": blocks}
+
+    def _embed(
+        self, images: Float[Array, "b H W c"], noise: dict
+    ) -> tuple[Float[Array, "b t d"], dict[str, Array]]:
+        """Patches with positions, behind the class token and the registers."""
+        dtype, batch = self.block.dtype, images.shape[0]
+        embedding = PatchEmbedding(
+            self.width, self.patch, self.patch_stride, self.patch_bias, dtype, name="embedding"
+        )
+        patches = embedding(images)
+        grid = patches.shape[1:3]
+        patches = patches.reshape(batch, -1, self.width)
+        out = {"patches": patches}
+        with jax.named_scope("positions"):
+            patch_rows, class_row = self._position_rows(grid)
+            x = patches + patch_rows.astype(dtype)
+        if noise["patches"] is not None and self.patch_dropout:
+            x, out["kept"] = patch_dropout(x, self.patch_dropout, noise["patches"])
+        before = []
+        if self.class_token:
+            cls = self.param("cls", nn.initializers.zeros, (1, 1, self.width))
+            before.append(cls + class_row)
+        if self.registers:
+            # Not zeros: equal registers would stay equal.
+            init = nn.initializers.normal(1e-6)
+            before.append(self.param("registers", init, (1, self.registers, self.width)))
+        before = [jnp.broadcast_to(y, (batch, *y.shape[1:])).astype(dtype) for y in before]
+        x = constrain(jnp.concatenate([*before, x], axis=1))
+        out["tokens"] = x
+        return dropout(x, self.block.dropout, noise["tokens"]), out
+
+    def _position_rows(
+        self, grid: tuple[int, int]
+    ) -> tuple[Float[Array, "n d"], Float[Array, "1 d"]]:
+        """What is added to the patches on `grid`, and to the class token."""
+        class_row = jnp.zeros((1, self.width))
+        if self.positions == "none":
+            return class_row, class_row
+        stored = self.position_grid or grid
+        if self.positions == "learned":
+            first = int(self.class_token and self.class_position)
+            shape = (1, first + stored[0] * stored[1], self.width)
+            init = nn.initializers.normal(self.position_std)
+            table = self.param("pos_embedding", init, shape)[0]
+            if first:
+                class_row, table = table[:1], table[1:]
+        else:
+            table = jnp.asarray(SINUSOIDS[self.positions](stored, self.width))
+        rows = resample(table, stored, grid, self.position_resample, self.position_offset)
+        return rows, class_row
+
+    def _classify(
+        self, encoded: Float[Array, "b t d"], out: dict[str, Array]
+    ) -> Float[Array, "b ..."]:
+        with jax.named_scope("pool"):
+            x = pool_tokens(self.pool, encoded, self._prefix, self.block)
+        out["pooled"] = x
+        if self.pre_logits:
+            x = nn.tanh(nn.Dense(self.pre_logits, dtype=self.block.dtype, name="pre_logits")(x))
+        out["pre_logits"] = x
+        if self.classes:
+            normal, zeros = nn.initializers.normal(self.head_init), nn.initializers.zeros
+            head = nn.Dense(
+                self.classes,
+                dtype=jnp.float32,
+                kernel_init=normal if self.head_init else zeros,
+                bias_init=nn.initializers.constant(self.head_bias),
+                name="head",
+            )
+            x = head(x)
+        return constrain(x.astype(jnp.float32))
