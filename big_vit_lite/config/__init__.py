@@ -1,11 +1,15 @@
-"""The configuration of a run: schema, loading, overrides, durations, help.
+"""The configuration of a run: schema, loading, overrides, durations, command line, help.
 
 Importing this package imports neither jax nor anything else of big_vit_lite.
 """
 
+from big_vit_lite.config.command_line import CommandLine, Option, command_line, exit_code
 from big_vit_lite.config.durations import Duration, Every, parse_duration, steps_of, total_steps
 from big_vit_lite.config.errors import ABSENT, Fault, InputError, RunError
+from big_vit_lite.config.load import load
 from big_vit_lite.config.model import Model
+from big_vit_lite.config.resume import RESUMABLE, check_resume, differences
+from big_vit_lite.config.rules import check_devices, splits
 from big_vit_lite.config.schema import (
     Checkpoint,
     Data,
@@ -17,10 +21,13 @@ from big_vit_lite.config.schema import (
     Split,
     Task,
 )
+from big_vit_lite.config.source import parse_arg
 
 __all__ = [
     "ABSENT",
+    "RESUMABLE",
     "Checkpoint",
+    "CommandLine",
     "Data",
     "Duration",
     "Eval",
@@ -30,12 +37,21 @@ __all__ = [
     "Mesh",
     "Model",
     "Optim",
+    "Option",
     "Report",
     "Run",
     "RunError",
     "Split",
     "Task",
+    "check_devices",
+    "check_resume",
+    "command_line",
+    "differences",
+    "exit_code",
+    "load",
+    "parse_arg",
     "parse_duration",
+    "splits",
     "steps_of",
     "total_steps",
 ]

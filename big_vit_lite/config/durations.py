@@ -47,7 +47,8 @@ def parse_duration(value: Any) -> int | str:
     return f"{number} {unit.rstrip('s')}s"
 
 
-def _parse_positive(value: Any) -> int | str:
+def parse_interval(value: Any) -> int | str:
+    """As `parse_duration`, but zero is refused: for things that happen every so often."""
     duration = parse_duration(value)
     if Fraction(re.match(_NUMBER, str(duration))[1]) == 0:
         raise ValueError(f"is zero; wants {WANTED}, more than 0")
@@ -55,7 +56,7 @@ def _parse_positive(value: Any) -> int | str:
 
 
 Duration = Annotated[int | str, BeforeValidator(parse_duration)]
-Every = Annotated[int | str, BeforeValidator(_parse_positive)]
+Every = Annotated[int | str, BeforeValidator(parse_interval)]
 
 
 def steps_of(

@@ -57,5 +57,7 @@ class Fault:
 
 def show(value: Any, limit: int = 120) -> str:
     """A value as a person would write it in a config, cut to `limit` characters."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
     text = f'"{value}"' if isinstance(value, str) and '"' not in value else repr(value)
     return text if len(text) <= limit else text[: limit - 4] + " ..."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 Natural = Annotated[int, Field(ge=1)]
 Pair = tuple[Natural, Natural]
@@ -20,11 +21,10 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _true_is_no_number(cls, value: object, info: ValidationInfo) -> object:
-        if isinstance(value, bool) and "bool" not in str(
-            cls.model_fields[info.field_name].annotation
-        ):
-            raise ValueError("true and false are no values for this field")
+    def _refuse_bool_as_number(cls, value: object, info: ValidationInfo) -> object:
+        annotation = cls.model_fields[info.field_name].annotation
+        if isinstance(value, bool) and "bool" not in str(annotation):
+            raise PydanticCustomError("not_a_bool", "true and false are no values for this field")
         return value
 
 

@@ -115,7 +115,7 @@ class Eval(Section):
     """Images in one evaluation step over all devices; none: data.batch_size. Never changes the
     result: each example counts exactly once."""
     predictions: bool = False
-    """Whether each example's label and logits are written to a file, too."""
+    """Whether each example's name, label, loss and best five classes are written to a file, too."""
 
 
 class Optim(Section):

@@ -1,0 +1,224 @@
+"""The command line that train, evaluate and the tools share."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from big_vit_lite.config import fields, source
+from big_vit_lite.config.errors import Fault, InputError, RunError
+from big_vit_lite.config.help import help_text
+from big_vit_lite.config.load import Check, apply_overrides, refuse, validate
+from big_vit_lite.config.schema import Run
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a command beside --config and its fields.
+
+    Attributes:
+        name: without the dashes, as in "checkpoint".
+        metavar: what stands for the value in --help; empty for a switch, which is given or not.
+        meaning: for --help.
+        type: turns the text into the value; its ValueError's text says what is wanted.
+        required: whether the command cannot do without.
+    """
+
+    name: str
+    metavar: str
+    meaning: str
+    type: Callable[[str], Any] = str
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What a command was told.
+
+    Attributes:
+        run: the checked run.
+        workdir: --workdir, or None.
+        extras: the values of the command's own options that were given, switches as True.
+        source: the text after --config.
+        overrides: (key, text) of each --config.KEY, in order.
+    """
+
+    run: Run
+    workdir: Path | None
+    extras: dict[str, Any]
+    source: str
+    overrides: tuple[tuple[str, str], ...]
+
+
+_COMMON = (
+    Option(
+        "config", "FILE[:ARG]", "The run: a Python file with get_config(arg), and its argument."
+    ),
+    Option("config.FIELD", "VALUE", "Sets a field listed below, in place of what the file says."),
+    Option(
+        "workdir",
+        "DIR",
+        "Takes every output; goes on with the run it holds, if any. By default a dated folder "
+        "under runs/.",
+    ),
+    Option("help", "", "Prints this text; with --config also what that config says and sets."),
+)
+
+
+@dataclass
+class _Words:
+    """The argv taken apart."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    overrides: list[tuple[str, str]] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+
+
+def command_line(
+    argv: Sequence[str],
+    *,
+    program: str,
+    about: str,
+    options: Sequence[Option] = (),
+    checks: Iterable[Check] = (),
+) -> CommandLine:
+    """Reads a command line; --help prints and leaves with exit code 0.
+
+    Args:
+        argv: the words after the program's name.
+        program: how the command is called, for --help.
+        about: what it does, for --help.
+        options: what the command takes beside --config, --config.FIELD, --workdir and --help.
+        checks: see `load`.
+
+    Raises:
+        InputError: every fault of options, config and overrides, one line each.
+        SystemExit: after --help.
+    """
+    known = (*_COMMON, *options)
+    words = _take_apart(list(argv), known)
+    if words.options.get("help"):
+        sys.stdout.write(_help(program, about, known, words))
+        raise SystemExit(0)
+    faults = words.faults
+    for option in options:
+        if option.required and option.name not in words.options:
+            faults.append(Fault(f"--{option.name}", f"is missing: {option.meaning}"))
+    file = words.options.get("config")
+    if file is None:
+        if not any(fault.key == "--config" for fault in faults):
+            faults.insert(0, _no_config())
+        raise refuse(faults)
+    try:
+        values, _ = source.read_source(file)
+    except InputError as error:
+        raise InputError("\n".join([*map(str, faults), str(error)]), faults) from None
+    faults = [*faults, *apply_overrides(values, words.overrides)]
+    run, faults = validate(values, checks, faults)
+    if faults:
+        raise refuse(faults)
+    workdir = words.options.get("workdir")
+    extras = {o.name: words.options[o.name] for o in options if o.name in words.options}
+    return CommandLine(run, workdir and Path(workdir), extras, file, tuple(words.overrides))
+
+
+def exit_code(main: Callable[..., int | None], *args: Any) -> int:
+    """Runs a command; wrong input is printed and gives 2, a failed run is printed and gives 1.
+
+    Everything else that is raised is a defect of ours and keeps its traceback.
+    """
+    try:
+        return main(*args) or 0
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _no_config() -> Fault:
+    files = source.shipped() or ["configs/quickstart.py"]
+    return Fault("--config", f"is missing; give a config file, one of {', '.join(files)}")
+
+
+def _take_apart(argv: list[str], known: Sequence[Option]) -> _Words:
+    words, options = _Words(), {option.name: option for option in known}
+    while argv:
+        word = argv.pop(0)
+        name, given, value = word.removeprefix("--").partition("=")
+        if word == "-h":
+            name = "help"
+        elif not word.startswith("--") or word == "--":
+            wanted = "no option, they begin with --; values with spaces want quotes in the shell"
+            words.faults.append(Fault(word, wanted))
+            continue
+        if name.startswith("config."):
+            key = name.removeprefix("config.")
+            value = value if given else _following(argv, _bare_value(key))
+            if value is None:
+                words.faults.append(Fault(f"--{name}", "wants a value, as in --config.FIELD=VALUE"))
+            else:
+                words.overrides.append((key, value))
+        elif name not in options or name == "config.FIELD":
+            words.faults.append(_unknown_option(name, options))
+            if not given:
+                _following(argv, None)
+        else:
+            _take_option(words, options[name], value if given else None, argv)
+    return words
+
+
+def _take_option(words: _Words, option: Option, value: str | None, argv: list[str]) -> None:
+    name = f"--{option.name}"
+    if not option.metavar:
+        if value is None:
+            words.options[option.name] = True
+        else:
+            words.faults.append(Fault(name, "is a switch and takes no value", value))
+        return
+    value = _following(argv, None) if value is None else value
+    if not value:
+        words.faults.append(Fault(name, f"wants a value: {name} {option.metavar}"))
+        return
+    try:
+        words.options[option.name] = option.type(value)
+    except ValueError as error:
+        words.faults.append(Fault(name, str(error) or f"wants {option.metavar}", value))
+
+
+def _following(argv: list[str], otherwise: str | None) -> str | None:
+    """Takes the next word as a value, unless it is an option itself."""
+    return argv.pop(0) if argv and not argv[0].startswith("--") else otherwise
+
+
+def _bare_value(key: str) -> str | None:
+    """What --config.KEY means without a value: true for switches, nothing for others."""
+    found, depth = fields.find(tuple(key.split(".")))
+    whole = found is not None and depth == len(key.split("."))
+    return "true" if whole and "true | false" in fields.describe(found.type) else None
+
+
+def _unknown_option(name: str, options: dict[str, Option]) -> Fault:
+    near = difflib.get_close_matches(name, list(options), n=1, cutoff=0.6)
+    if not near and (key := fields.nearest(name)):
+        near = [f"config.{key}"]
+    hint = f"did you mean --{near[0]}?" if near else "--help lists all"
+    return Fault(f"--{name}", f"there is no such option; {hint}")
+
+
+def _help(program: str, about: str, known: Sequence[Option], words: _Words) -> str:
+    file = words.options.get("config")
+    if file is None:
+        return help_text(program, about, known, source.shipped())
+    try:
+        values, doc = source.read_source(file)
+    except InputError as error:
+        return help_text(program, about, known, source.shipped()) + f"\n{error}\n"
+    faults = apply_overrides(values, words.overrides)
+    text = help_text(program, about, known, source.shipped(), file, doc, values)
+    return text + "".join(f"\n{fault}" for fault in faults) + ("\n" if faults else "")

@@ -1,0 +1,66 @@
+"""Which fields of a run may change when it goes on from a checkpoint, and why those."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from big_vit_lite.config.errors import ABSENT, Fault, InputError, show
+from big_vit_lite.config.schema import Run
+
+RESUMABLE: dict[str, str] = {
+    "name": "A label.",
+    "steps|epochs|examples": "Meant to change the run: train longer or stop earlier. The one "
+    "group here that bends the trajectory: schedules cosine and linear, a cooldown, and durations "
+    "in percent follow the new length from the resumed step on, so that the result is that of "
+    "neither length trained in one go. Under constant and rsqrt without cooldown it is.",
+    r"evals(\..*)?": "Evaluations read parameters and change nothing.",
+    r"data\.val(\..*)?": "Read by evaluations only.",
+    r"checkpoint\..*": "When and what is saved changes nothing in what is computed.",
+    r"report\..*": "When and what is logged changes nothing in what is computed.",
+    r"data\.(threads|prefetch_mib)": "Batches are a function of seed and step alone.",
+    r"mesh\..*": "The same mathematics on any mesh; sums are taken in another order, so that "
+    "losses agree to 1e-5 in float32 instead of to the bit.",
+    r"model\.(remat|scan)": "The same mathematics computed in other pieces; equal up to rounding. "
+    "Checkpoints hold one form for both.",
+    "deterministic": "Chooses among GPU kernels that differ in rounding.",
+}
+"""Regular expressions of whole keys -> why the field may change when a run is resumed."""
+
+
+def differences(old: Run, new: Run) -> list[tuple[str, Any, Any]]:
+    """(key, old value, new value) for each field that differs, in the order of the schema.
+
+    Where a whole section is there in one run only, the section is what differs.
+    """
+    return list(_compare(old.to_dict(), new.to_dict(), ""))
+
+
+def _compare(old: Any, new: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in dict.fromkeys([*new, *old]):
+            inner = f"{key}.{name}" if key else name
+            yield from _compare(old.get(name, ABSENT), new.get(name, ABSENT), inner)
+    elif old is ABSENT or new is ABSENT or old != new:
+        yield key, old, new
+
+
+def check_resume(old: Run, new: Run) -> None:
+    """Refuses to go on with a run under another config, but for the fields of RESUMABLE.
+
+    Raises:
+        InputError: one line for each other field that differs, with both values.
+    """
+    refused = [
+        Fault(
+            key,
+            f"the run in this workdir has {show(before)}, and this cannot change on resume; "
+            "set it back, or start anew in another --workdir",
+            after,
+        )
+        for key, before, after in differences(old, new)
+        if not any(re.fullmatch(pattern, key) for pattern in RESUMABLE)
+    ]
+    if refused:
+        raise InputError("\n".join(map(str, refused)), refused)

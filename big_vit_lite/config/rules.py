@@ -1,0 +1,165 @@
+"""What several fields of a run must say together, as far as the config alone can tell."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+
+from big_vit_lite.config.errors import Fault
+from big_vit_lite.config.fields import closest
+from big_vit_lite.config.schema import Run, Split
+
+_LENGTHS = ("steps", "epochs", "examples")
+_RESERVED = ("train", "speed", "data")
+"""First words of metrics that are not evaluations."""
+
+
+def splits(run: Run) -> Iterator[tuple[str, Split]]:
+    """Every split of a run with its key: data.train, data.val, evals.NAME.data."""
+    yield "data.train", run.data.train
+    if run.data.val is not None:
+        yield "data.val", run.data.val
+    for name, evaluation in run.evals.items():
+        if evaluation.data is not None:
+            yield f"evals.{name}.data", evaluation.data
+
+
+def check(run: Run) -> Iterator[Fault]:
+    """All findings of this file."""
+    for part in (_length, _phases, _batch, _channels, _sources, _evals, _tokens, _mesh, _report):
+        yield from part(run)
+
+
+def _length(run: Run) -> Iterator[Fault]:
+    given = [name for name in _LENGTHS if getattr(run, name) is not None]
+    if not given:
+        yield Fault(
+            "steps",
+            "is missing; give one of steps, epochs, examples",
+            depends=("epochs", "examples"),
+        )
+    for name in given[1:]:
+        wanted = f"{given[0]} = {getattr(run, given[0])} sets the length already; keep one of them"
+        yield Fault(name, wanted, getattr(run, name), depends=(given[0],))
+
+
+def share(duration: int | str, run: Run) -> Fraction | None:
+    """A duration as a share of the run, None where that needs the size of the data."""
+    text = str(duration)
+    number = Fraction(re.match(r"[\d.eE+]+", text)[0])
+    batch = run.data.batch_size
+    if text.endswith("%"):
+        return number / 100
+    if number == 0:
+        return number
+    if text.endswith("epochs"):
+        return None if run.epochs is None else number / Fraction(str(run.epochs))
+    if run.epochs is not None:
+        return None
+    total = run.steps if run.steps is not None else math.ceil(Fraction(run.examples or 0, batch))
+    steps = math.ceil(number / batch) if text.endswith("examples") else number
+    return steps / Fraction(total) if total else None
+
+
+def _phases(run: Run) -> Iterator[Fault]:
+    if sum(getattr(run, name) is not None for name in _LENGTHS) != 1:
+        return
+    lengths = {name: share(getattr(run.optim, name), run) for name in ("warmup", "cooldown")}
+    if sum(length or 0 for length in lengths.values()) > 1:
+        depends = ("data.batch_size", *_LENGTHS, "optim.cooldown")
+        shares = " and ".join(
+            f"{name} takes {float(100 * length):.4g}%" for name, length in lengths.items() if length
+        )
+        wanted = f"{shares} of the run, more than all of it; shorten it or train longer"
+        yield Fault("optim.warmup", wanted, run.optim.warmup, depends)
+
+
+def _batch(run: Run) -> Iterator[Fault]:
+    size, parts = run.data.batch_size, run.optim.accumulate
+    if size % parts:
+        wanted = f"must divide data.batch_size = {size}"
+        yield Fault("optim.accumulate", wanted, parts, ("data.batch_size",))
+
+
+def _channels(run: Run) -> Iterator[Fault]:
+    channels = run.model.channels
+    for name in ("mean", "std"):
+        values = getattr(run.data, name)
+        if len(values) not in (1, channels):
+            wanted = f"wants one number or {channels}, one for each of model.channels"
+            yield Fault(f"data.{name}", wanted, values, ("model.channels",))
+
+
+def _sources(run: Run) -> Iterator[Fault]:
+    for key, split in splits(run):
+        if split.source in ("folder", "parquet") and not split.path:
+            wanted = f"is missing; source {split.source} wants the folder that holds the files"
+            yield Fault(f"{key}.path", wanted, depends=(f"{key}.source",))
+
+
+def _evals(run: Run) -> Iterator[Fault]:
+    for name, evaluation in run.evals.items():
+        if not re.fullmatch(r"\w[\w.-]*", name) or name in _RESERVED:
+            taken = f"no name for an evaluation; {', '.join(_RESERVED)} name other metrics"
+            yield Fault(f"evals.{name}", taken)
+        if evaluation.data is None and run.data.val is None:
+            wanted = "is missing, and so is data.val, which would stand in"
+            yield Fault(f"evals.{name}.data", wanted, depends=("data.val",))
+    best = run.checkpoint.keep_best
+    if best is not None and not any(best.startswith(name) for name in run.evals):
+        known = [f"{name}/top1" for name in run.evals]
+        hint = closest(best, known) or (f"; such as {known[0]}" if known else "; evals is empty")
+        wanted = f"wants a metric of an evaluation{hint}"
+        yield Fault("checkpoint.keep_best", wanted, best, ("evals",))
+
+
+def _tokens(run: Run) -> Iterator[Fault]:
+    model = run.model
+    if model.pool == "cls" and model.class_token is False:
+        wanted = "pool cls needs the class token; leave it none, or pool otherwise"
+        yield Fault("model.class_token", wanted, False, ("model.pool",))
+
+
+def _mesh(run: Run) -> Iterator[Fault]:
+    sizes = run.mesh.model_dump()
+    for axis, size in sizes.items():
+        if size < 1 and size != -1:
+            yield Fault(
+                f"mesh.{axis}", "wants a number of devices, or -1 for all that are left", size
+            )
+    if (free := [axis for axis, size in sizes.items() if size == -1])[1:]:
+        wanted = f"mesh.{free[0]} is -1 already, and only one can take what is left"
+        yield Fault(f"mesh.{free[1]}", wanted, -1, (f"mesh.{free[0]}",))
+
+
+def _report(run: Run) -> Iterator[Fault]:
+    if run.report.profile is not None and run.report.profile[0] >= run.report.profile[1]:
+        yield Fault("report.profile", "wants (first, end) with first < end", run.report.profile)
+
+
+def check_devices(run: Run, devices: int) -> Iterator[Fault]:
+    """What a run asks of a number of devices: the mesh covers them, the batch divides."""
+    sizes = run.mesh.model_dump()
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    free = [axis for axis, size in sizes.items() if size == -1]
+    if min(sizes.values()) < -1 or 0 in sizes.values() or len(free) > 1:
+        return
+    if devices % fixed or (not free and fixed != devices):
+        shown = " x ".join(f"{axis} {size}" for axis, size in sizes.items())
+        wanted = f"{shown} does not make {devices} devices; use sizes whose product is {devices}"
+        yield Fault("mesh", f"{wanted}, or -1 for one of them")
+        return
+    ways = devices // max(1, run.mesh.tensor) if run.mesh.tensor != -1 else fixed
+    parts = run.optim.accumulate
+    if run.data.batch_size % (ways * parts):
+        among = f"{ways} devices" + (f" x {parts} accumulated parts" if parts > 1 else "")
+        wanted = f"must be a multiple of {ways * parts} ({among})"
+        depends = ("mesh", "optim.accumulate")
+        yield Fault("data.batch_size", wanted, run.data.batch_size, depends)
+    for name, evaluation in run.evals.items():
+        size = evaluation.batch_size
+        if size is not None and size % ways:
+            wanted = f"must be a multiple of {ways}, the devices that share a batch"
+            yield Fault(f"evals.{name}.batch_size", wanted, size, ("mesh",))
