@@ -1,0 +1,114 @@
+"""Pixel-value operations with Pillow's meaning (ImageOps, ImageEnhance), for 1 or 3 channels.
+
+All but `sharpness` and `color` are look-up tables. Tests hold each equal to Pillow's result.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import UInt8
+
+from big_vit_lite.data.transforms.decode import opencv
+from big_vit_lite.data.transforms.op import Image
+
+LEVELS = np.arange(256)
+
+
+def look_up(image: Image, table: np.ndarray) -> Image:
+    """Every value through `table`: (256,), or (256, C) with one column a channel."""
+    table = table.astype(np.uint8)
+    if table.ndim == 1:
+        return table[image]
+    planes = [table[:, c][image[..., c]] for c in range(image.shape[-1])]
+    return np.stack(planes, axis=-1)
+
+
+def _blend(first: np.ndarray, second: np.ndarray, factor: float) -> np.ndarray:
+    """first + factor (second - first), cut to 0..255; fractions of a level are dropped."""
+    first = first.astype(np.float32)
+    mixed = first + np.float32(factor) * (second.astype(np.float32) - first)
+    return np.clip(mixed, 0, 255).astype(np.uint8)
+
+
+def grey(image: Image) -> UInt8[np.ndarray, "h w"]:
+    """Luma of ITU-R 601, rounded as Pillow's convert("L")."""
+    if image.shape[-1] == 1:
+        return image[..., 0]
+    r, g, b = (image[..., c].astype(np.uint32) for c in range(3))
+    return ((r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16).astype(np.uint8)
+
+
+def autocontrast(image: Image) -> Image:
+    """Each channel stretched over 0..255; a flat channel stays."""
+    low, high = image.min(axis=(0, 1)), image.max(axis=(0, 1))
+    tables = []
+    for lo, hi in zip(low.tolist(), high.tolist(), strict=True):
+        scale = 255.0 / max(hi - lo, 1)
+        stretched = np.clip(np.trunc(LEVELS * scale - lo * scale), 0, 255)
+        tables.append(stretched if hi > lo else LEVELS)
+    return look_up(image, np.stack(tables, axis=-1))
+
+
+def equalize(image: Image) -> Image:
+    """Each channel's histogram made even; a channel of one value stays."""
+    tables = []
+    for c in range(image.shape[-1]):
+        counts = np.bincount(image[..., c].ravel(), minlength=256)
+        step = (counts.sum() - counts[counts.nonzero()[0][-1]]) // 255
+        if step == 0:
+            tables.append(LEVELS)
+            continue
+        before = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        tables.append(np.clip((before + step // 2) // step, 0, 255))
+    return look_up(image, np.stack(tables, axis=-1))
+
+
+def invert(image: Image) -> Image:
+    """255 - value."""
+    return 255 - image
+
+
+def posterize(image: Image, bits: int) -> Image:
+    """Only the `bits` highest bits of each value stay (0: all black)."""
+    return look_up(image, LEVELS & (0xFF & ~(0xFF >> bits)))
+
+
+def solarize(image: Image, threshold: int) -> Image:
+    """Values from `threshold` on inverted."""
+    return look_up(image, np.where(threshold > LEVELS, LEVELS, 255 - LEVELS))
+
+
+def solarize_add(image: Image, addition: int) -> Image:
+    """`addition` more for values below 128."""
+    return look_up(image, np.where(LEVELS < 128, np.clip(LEVELS + addition, 0, 255), LEVELS))
+
+
+def color(image: Image, factor: float) -> Image:
+    """Between the grey image (0) and the image (1), and beyond. Grey images stay."""
+    if image.shape[-1] == 1:
+        return image
+    return _blend(grey(image)[..., None], image, factor)
+
+
+def contrast(image: Image, factor: float) -> Image:
+    """Between the image's mean grey (0) and the image (1), and beyond."""
+    mean = int(grey(image).mean() + 0.5)
+    return look_up(image, _blend(np.full(256, mean), LEVELS, factor))
+
+
+def brightness(image: Image, factor: float) -> Image:
+    """Between black (0) and the image (1), and beyond."""
+    return look_up(image, _blend(np.zeros(256), LEVELS, factor))
+
+
+def sharpness(image: Image, factor: float) -> Image:
+    """Between a smoothed image (0) and the image (1), and beyond; the outer pixels stay."""
+    height, width, channels = image.shape
+    if height < 3 or width < 3:
+        return image
+    cv2 = opencv()
+    kernel = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32)
+    sums = cv2.filter2D(image, cv2.CV_16S, kernel).reshape(image.shape)
+    smooth = image.copy()
+    smooth[1:-1, 1:-1] = (sums[1:-1, 1:-1] + 6) // 13  # rounded: 13 is odd, so halves never occur
+    return _blend(smooth, image, factor)
