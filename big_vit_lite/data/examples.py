@@ -1,4 +1,4 @@
-"""Rows of a source as arrays: read, decoded once, augmented by a generator of (seed, row, epoch)."""
+"""Rows of a source as arrays: read, decoded once, augmented by a generator of their own."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Examples:
         self.shape = self._image(0, 0, Draws(seed))[0].shape
 
     def load(
-        self, positions: Int[np.ndarray, "b"], epochs: Int[np.ndarray, "b"]
+        self, positions: Int[np.ndarray, " b"], epochs: Int[np.ndarray, " b"]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 (b, H, W, C) and labels int32 (b,); zeros where the position is -1."""
         images = np.zeros((len(positions), *self.shape), np.uint8)

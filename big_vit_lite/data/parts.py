@@ -28,7 +28,7 @@ _GRAMMAR = "'[:99%]', '[1415:]', 'held_out(20%, seed=0)', 'rest(20%, seed=0)', c
 
 
 def select(
-    part: str, n: int, labels: Callable[[], Int[np.ndarray, "n"]], where: str = "data.train"
+    part: str, n: int, labels: Callable[[], Int[np.ndarray, " n"]], where: str = "data.train"
 ) -> Sequence[int]:
     """Rows that `part` keeps of `n`, in ascending order; a range where they are consecutive.
 
@@ -98,7 +98,7 @@ def _count(text: str, n: int) -> int:
     return count if count >= 0 else n + count
 
 
-def stratified(labels: Int[np.ndarray, "n"], count: int, seed: int) -> np.ndarray:
+def stratified(labels: Int[np.ndarray, " n"], count: int, seed: int) -> np.ndarray:
     """Boolean mask (n,) of `count` rows drawn so that every class is within 1 of its share.
 
     The rows of a class are ordered by a generator of (seed, class), so that a class keeps its

@@ -105,7 +105,7 @@ class BatchStream:
         """Shape of one example and dtype, by key."""
         return {"image": (self._loaded.shape, np.uint8), "label": ((), np.int32)}
 
-    def _order(self, ranks: Int[np.ndarray, "b"]) -> tuple[np.ndarray, np.ndarray]:
+    def _order(self, ranks: Int[np.ndarray, " b"]) -> tuple[np.ndarray, np.ndarray]:
         """Positions in the source (-1: padding) and epochs of these ranks of the stream."""
         raise NotImplementedError
 
@@ -113,7 +113,7 @@ class BatchStream:
         """Number of batches; None where there is no end."""
         raise NotImplementedError
 
-    def indices(self, i: int) -> Int[np.ndarray, "b"]:
+    def indices(self, i: int) -> Int[np.ndarray, " b"]:
         """Rows of batch `i` in the split, before any `part`: see name_of. -1 on padding."""
         ranks = i * self._batch_size + np.arange(self._batch_size)
         return self._split_rows(self._order(ranks)[0])
@@ -122,7 +122,7 @@ class BatchStream:
         """File or row behind an entry of `indices` or of a batch's "index"."""
         return self._loaded.source.whole.name_of(int(row))
 
-    def rows(self, devices: Collection[jax.Device] | None = None) -> Int[np.ndarray, "r"]:
+    def rows(self, devices: Collection[jax.Device] | None = None) -> Int[np.ndarray, " r"]:
         """Rows of the global batch on `devices`, ascending (default: those of this process)."""
         if self._sharding is None:
             return np.arange(self._batch_size)
@@ -184,20 +184,22 @@ class BatchStream:
         ahead = max(min(affordable, useful), per_batch)
         return ahead, min(threads, ahead)
 
-    def _make(self, i: int, rows: Int[np.ndarray, "r"]) -> dict[str, np.ndarray]:
+    def _make(self, i: int, rows: Int[np.ndarray, " r"]) -> dict[str, np.ndarray]:
         """These rows of global batch `i`."""
         positions, epochs = self._order(i * self._batch_size + rows)
         images, labels = self._loaded.load(positions, epochs)
         return {"image": images, "label": labels}
 
-    def _split_rows(self, positions: Int[np.ndarray, "b"]) -> Int[np.ndarray, "b"]:
+    def _split_rows(self, positions: Int[np.ndarray, " b"]) -> Int[np.ndarray, " b"]:
         row_of = self._loaded.source.row_of
         return np.array([row_of(p) if p >= 0 else -1 for p in positions.tolist()], np.int64)
 
     def _join(self, blocks: list[dict[str, np.ndarray]]) -> dict[str, jax.Array]:
         if len(blocks) == 1:
             return self._to_devices(blocks[0])
-        return self._to_devices({key: np.concatenate([b[key] for b in blocks]) for key in self.spec})
+        return self._to_devices(
+            {key: np.concatenate([b[key] for b in blocks]) for key in self.spec}
+        )
 
     def _to_devices(self, host: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         if self._sharding is None:
@@ -238,7 +240,7 @@ class TrainStream(BatchStream):
         sequence = np.random.SeedSequence([self._seed, SHUFFLE, epoch])
         return int(sequence.generate_state(1)[0])
 
-    def _order(self, ranks: Int[np.ndarray, "b"]) -> tuple[np.ndarray, np.ndarray]:
+    def _order(self, ranks: Int[np.ndarray, " b"]) -> tuple[np.ndarray, np.ndarray]:
         epochs, offsets = np.divmod(ranks, self.examples)
         seeds = {epoch: self._epoch_seed(epoch) for epoch in np.unique(epochs).tolist()}
         shuffle, last = self._shuffle, self.examples - 1
@@ -264,10 +266,10 @@ class EvalStream(BatchStream):
     def _keys(self) -> dict[str, tuple[tuple[int, ...], Any]]:
         return {**super()._keys(), "mask": ((), np.bool_), "index": ((), np.int32)}
 
-    def _order(self, ranks: Int[np.ndarray, "b"]) -> tuple[np.ndarray, np.ndarray]:
+    def _order(self, ranks: Int[np.ndarray, " b"]) -> tuple[np.ndarray, np.ndarray]:
         return np.where(ranks < self.examples, ranks, -1), np.zeros_like(ranks)
 
-    def _make(self, i: int, rows: Int[np.ndarray, "r"]) -> dict[str, np.ndarray]:
+    def _make(self, i: int, rows: Int[np.ndarray, " r"]) -> dict[str, np.ndarray]:
         positions, _ = self._order(i * self._batch_size + rows)
         index = self._split_rows(positions).astype(np.int32)
         return {**super()._make(i, rows), "mask": positions >= 0, "index": index}

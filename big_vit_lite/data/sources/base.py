@@ -33,7 +33,7 @@ class Source(ABC):
         """Example `i`. Raises RunError, naming the file or row, where it cannot be read."""
 
     @abstractmethod
-    def labels(self) -> Int[np.ndarray, "n"]:
+    def labels(self) -> Int[np.ndarray, " n"]:
         """Label of every example, without reading images."""
 
     @abstractmethod

@@ -15,7 +15,7 @@ from big_vit_lite.data.sources.base import Example, Source
 
 
 @functools.cache
-def _load() -> tuple[UInt8[np.ndarray, "n 8 8 1"], Int[np.ndarray, "n"]]:
+def _load() -> tuple[UInt8[np.ndarray, "n 8 8 1"], Int[np.ndarray, " n"]]:
     from sklearn.datasets import load_digits  # 1.5 s to import
 
     digits = load_digits()
@@ -36,7 +36,7 @@ class Digits(Source):
         images, labels = _load()
         return {"image": images[i], "label": int(labels[i])}
 
-    def labels(self) -> Int[np.ndarray, "n"]:
+    def labels(self) -> Int[np.ndarray, " n"]:
         return _load()[1]
 
     def name_of(self, i: int) -> str:

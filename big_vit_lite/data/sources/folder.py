@@ -54,7 +54,7 @@ class Folder(Source):
             ) from error
         return {"image": data, "label": int(self._labels[i])}
 
-    def labels(self) -> Int[np.ndarray, "n"]:
+    def labels(self) -> Int[np.ndarray, " n"]:
         return self._labels
 
     def name_of(self, i: int) -> str:

@@ -40,7 +40,12 @@ class Parquet(Source):
     """
 
     def __init__(
-        self, path: str, split: str | None, image_key: str, label_key: str, where: str = "data.train"
+        self,
+        path: str,
+        split: str | None,
+        image_key: str,
+        label_key: str,
+        where: str = "data.train",
     ):
         self._files = _shards(Path(path).expanduser(), split, where)
         self._image_key, self._label_key, self._where = image_key, label_key, where
@@ -98,11 +103,13 @@ class Parquet(Source):
             )
         return {"image": image, "label": label}
 
-    def labels(self) -> Int[np.ndarray, "n"]:
+    def labels(self) -> Int[np.ndarray, " n"]:
         values = [self._number(v) for v in _column(self._files, self._label_key, self._where)]
         if None in values:
             row = values.index(None)
-            raise InputError(f"{self.name_of(row)}: column {self._label_key!r} holds no known label")
+            raise InputError(
+                f"{self.name_of(row)}: column {self._label_key!r} holds no known label"
+            )
         return np.array(values, np.int64)
 
     def name_of(self, i: int) -> str:

@@ -23,7 +23,7 @@ class Part(Source):
     def __getitem__(self, i: int) -> Example:
         return self._source[self.row_of(i)]
 
-    def labels(self) -> Int[np.ndarray, "n"]:
+    def labels(self) -> Int[np.ndarray, " n"]:
         return self._source.labels()[np.asarray(self._rows)]
 
     def name_of(self, i: int) -> str:

@@ -43,7 +43,7 @@ class Synthetic(Source):
         noise = draw.integers(-NOISE, NOISE, self._shape, dtype=np.int16)
         return {"image": (pattern + noise).astype(np.uint8), "label": label}
 
-    def labels(self) -> Int[np.ndarray, "n"]:
+    def labels(self) -> Int[np.ndarray, " n"]:
         return np.arange(self._examples, dtype=np.int64) % len(self.class_names)
 
     def name_of(self, i: int) -> str:
