@@ -88,7 +88,8 @@ def _channels(run: Run) -> Iterator[Fault]:
     for name in ("mean", "std"):
         values = getattr(run.data, name)
         if len(values) not in (1, channels):
-            wanted = f"wants one number or {channels}, one for each of model.channels"
+            each = f", or {channels}: one for each channel" if channels > 1 else ""
+            wanted = f"wants one number{each}; model.channels is {channels}"
             yield Fault(f"data.{name}", wanted, values, ("model.channels",))
 
 

@@ -121,8 +121,9 @@ class Eval(Section):
 class Optim(Section):
     """From gradients to new parameters."""
 
-    name: Literal["adamw", "sgd"] = "adamw"
-    """Adam with decoupled weight decay, or gradient descent with momentum."""
+    name: Literal["adamw", "sgd", "muon"] = "adamw"
+    """Adam with decoupled weight decay, gradient descent with momentum, or Muon (orthogonal
+    momentum, Jordan 2024) for the matrices in blocks with adamw for the rest."""
     lr: float = Field(1e-3, gt=0)
     """Peak learning rate, reached after the warm-up. ViTs with adamw: 1e-3 at batch 1024 to
     4096, 3e-4 to 2e-3 for small models; the first field to tune."""
@@ -155,7 +156,7 @@ class Optim(Section):
     eps: float = Field(1e-8, gt=0)
     """adamw: added to the root of that mean. 1e-6 calms sparse gradients."""
     momentum: Rate = 0.9
-    """sgd: decay of the running sum of gradients."""
+    """sgd and muon: decay of the running sum of gradients; 0.95 is usual for muon."""
     nesterov: bool = False
     """sgd: whether momentum looks one step ahead."""
     mu_dtype: Literal["float32", "bfloat16"] = "float32"

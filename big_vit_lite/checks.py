@@ -1,0 +1,154 @@
+"""What only models and data know about a config: sizes, images, transforms, parts, paths.
+
+Each check gives the faults of a run to `config.load`, which reports them with all others. None
+imports JAX or reads data, so that a wrong config is refused at once.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from big_vit_lite.config import Fault, InputError, Run, Split, check_devices, splits
+
+_SIZES = ("model.variant", "model.width", "model.heads")
+_PATCHES = ("model.variant", "model.patch", "model.patch_stride")
+
+
+def sizes(run: Run) -> Iterator[Fault]:
+    """The variant is known, width divides by heads, positions fit the width."""
+    from big_vit_lite.models import parse_variant
+
+    model = run.model
+    try:
+        size, _ = parse_variant(model.variant)
+    except InputError as error:
+        yield Fault("model.variant", _without_key(error, "model.variant"), model.variant)
+        return
+    width, heads = model.width or size.width, model.heads or size.heads
+    if width % heads:
+        near = min((n for n in range(1, width + 1) if width % n == 0), key=lambda n: abs(n - heads))
+        key = "model.width" if model.heads is None else "model.heads"
+        value = width if model.heads is None else heads
+        wanted = f"width {width} does not divide by {heads} heads; use {near} heads"
+        yield Fault(key, f"{wanted} or width {max(1, round(width / heads)) * heads}", value, _SIZES)
+    if heads % max(1, run.mesh.tensor):
+        wanted = f"must divide the {heads} heads of model.variant {model.variant}"
+        yield Fault("mesh.tensor", wanted, run.mesh.tensor, _SIZES)
+    if model.positions.startswith("sincos2d") and width % 4:
+        wanted = f"needs a width that divides by 4, not {width}"
+        yield Fault("model.positions", wanted, model.positions, _SIZES)
+
+
+def transforms(run: Run) -> Iterator[Fault]:
+    """Transforms and parts of every split can be read."""
+    from big_vit_lite.data import parts
+    from big_vit_lite.data import transforms as grammar
+
+    for key, split in splits(run):
+        for name, check in (("transform", grammar.check), ("part", parts.check)):
+            text = getattr(split, name)
+            for finding in check(text):
+                yield Fault(f"{key}.{name}", finding, text)
+
+
+def images(run: Run) -> Iterator[Fault]:
+    """Images divide into patches, and evaluations see images of the size that is trained."""
+    made = {key: image_size(split) for key, split in splits(run)}
+    trained = made.pop("data.train")
+    source = ("data.train.transform", "data.train.image_size", "data.train.source")
+    stated = _pair(run.model.image_size)
+    if stated and trained and stated != trained:
+        wanted = f"but data.train makes images of {_times(trained)}; leave it none, or resize there"
+        yield Fault("model.image_size", wanted, run.model.image_size, source)
+        return
+    size = stated or trained
+    if size is None:
+        return
+    yield from _patches(run, size, source)
+    for key, other in made.items():
+        if other is not None and other != size:
+            wanted = f"makes images of {_times(other)}, but the model is trained on {_times(size)}"
+            depends = (*source, "model.image_size", f"{key}.source", f"{key}.image_size")
+            yield Fault(f"{key}.transform", wanted, dict(splits(run))[key].transform, depends)
+
+
+def _patches(run: Run, size: tuple[int, int], source: tuple[str, ...]) -> Iterator[Fault]:
+    from big_vit_lite.models import parse_variant
+
+    try:
+        patch = _pair(run.model.patch) or parse_variant(run.model.variant).patch
+    except InputError:
+        return  # `sizes` says so.
+    stride = _pair(run.model.patch_stride) or patch
+    key, value = "model.variant", run.model.variant
+    if run.model.patch is not None:
+        key, value = "model.patch", run.model.patch
+    depends = (*_PATCHES, *source, "model.image_size")
+    if any(step > side for step, side in zip(stride, patch, strict=True)):
+        wanted = f"is more than the patch, {_times(patch)}: pixels between patches would be lost"
+        yield Fault("model.patch_stride", wanted, run.model.patch_stride, depends)
+    elif any(side > whole for side, whole in zip(patch, size, strict=True)):
+        wanted = f"patches of {_times(patch)} are larger than the images, {_times(size)}"
+        yield Fault(key, wanted, value, depends)
+    elif stride == patch and any(whole % side for side, whole in zip(patch, size, strict=True)):
+        near = tuple(
+            max(1, round(whole / side)) * side for side, whole in zip(patch, size, strict=True)
+        )
+        wanted = (
+            f"images of {_times(size)} do not divide into patches of {_times(patch)}; make images "
+            f"of {_times(near)}, or set model.patch"
+        )
+        yield Fault(key, wanted, value, depends)
+
+
+def paths(run: Run) -> Iterator[Fault]:
+    """Local files and folders are there; one that several splits want is missing once."""
+    wanting: dict[str, list[str]] = {}
+    for key, split in splits(run):
+        if split.source not in ("folder", "parquet") or not split.path or "://" in split.path:
+            continue
+        if not Path(split.path).expanduser().exists():
+            wanting.setdefault(split.path, []).append(f"{key}.path")
+    for path, (key, *others) in wanting.items():
+        also = f" (and {', '.join(others)})" if others else ""
+        wanted = (
+            f"is not there; put the data in place or name its folder with --config.{key}=DIR{also};"
+            " --help with this config says where the data comes from"
+        )
+        yield Fault(key, wanted, path, (f"{key.removesuffix('.path')}.source",))
+
+
+def devices(count: Callable[[Run], int]) -> Callable[[Run], Iterator[Fault]]:
+    """A check of mesh and batch sizes against the number of devices.
+
+    Args:
+        count: gives that number; called only when the check runs, so that it may start JAX.
+    """
+    return lambda run: check_devices(run, count(run))
+
+
+STATIC = (sizes, transforms, images, paths)
+"""All checks that look at nothing but the config and whether files exist."""
+
+
+def image_size(split: Split) -> tuple[int, int] | None:
+    """(height, width) of the images a split makes; None where its files decide."""
+    from big_vit_lite.data import transforms as grammar
+
+    if grammar.check(split.transform):
+        return None
+    size = {"digits": (8, 8), "synthetic": split.image_size}.get(split.source)
+    for op in grammar.parse(split.transform).ops:
+        size = op.output_size(size)
+    return size
+
+
+def _pair(value: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    return (value, value) if isinstance(value, int) else value
+
+
+def _times(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _without_key(error: InputError, key: str) -> str:
+    return str(error).removeprefix(f"{key}: ")
