@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from big_vit_lite.config.schema import Run
 
 WANTED = 'steps as a number, or "10 epochs", "5000 examples", "300 steps", "5%" of the run'
-_NUMBER = r"(\d[\d_]*(?:\.\d+)?(?:[eE]\+?\d+)?|\.\d+)"
+_NUMBER = r"(\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d{1,2})?|\.\d+)"
 _FORM = re.compile(rf"\s*{_NUMBER}\s*(%|steps?|epochs?|examples?)?\s*")
 
 
@@ -36,6 +36,8 @@ def parse_duration(value: Any) -> int | str:
     if match is None:
         raise ValueError(f"wants {WANTED}")
     number, unit = match[1].replace("_", ""), (match[2] or "steps")
+    if Fraction(number) > 10**15:
+        raise ValueError("is longer than any run")
     if unit.startswith("step"):
         if Fraction(number).denominator != 1:
             raise ValueError(f"is no whole number of steps; wants {WANTED}")
@@ -47,10 +49,15 @@ def parse_duration(value: Any) -> int | str:
     return f"{number} {unit.rstrip('s')}s"
 
 
+def amount(duration: int | str) -> Fraction:
+    """The number in a canonical duration, whatever it counts."""
+    return Fraction(re.match(_NUMBER, str(duration))[1])
+
+
 def parse_interval(value: Any) -> int | str:
     """As `parse_duration`, but zero is refused: for things that happen every so often."""
     duration = parse_duration(value)
-    if Fraction(re.match(_NUMBER, str(duration))[1]) == 0:
+    if amount(duration) == 0:
         raise ValueError(f"is zero; wants {WANTED}, more than 0")
     return duration
 
@@ -82,7 +89,7 @@ def steps_of(
         raise InputError(f"duration {duration!r} {error}") from None
     if isinstance(duration, int):
         return duration
-    number = Fraction(re.match(_NUMBER, duration)[1])
+    number = amount(duration)
     if duration.endswith("%"):
         if total is None:
             raise InputError(f'duration "{duration}" is a share of a run whose length is not known')
@@ -110,5 +117,5 @@ def total_steps(run: Run, examples: int | None = None) -> int:
     if run.examples is not None:
         return steps_of(f"{run.examples} examples", run)
     if run.epochs is not None:
-        return steps_of(f"{Fraction(str(run.epochs)).limit_denominator()} epochs", run, examples)
+        return steps_of(f"{run.epochs!r} epochs", run, examples)
     raise InputError("the length of the run is not set: give one of steps, epochs, examples")

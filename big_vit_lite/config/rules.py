@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 
+from big_vit_lite.config.durations import amount
 from big_vit_lite.config.errors import Fault
 from big_vit_lite.config.fields import closest
 from big_vit_lite.config.schema import Run, Split
@@ -48,7 +49,7 @@ def _length(run: Run) -> Iterator[Fault]:
 def share(duration: int | str, run: Run) -> Fraction | None:
     """A duration as a share of the run, None where that needs the size of the data."""
     text = str(duration)
-    number = Fraction(re.match(r"[\d.eE+]+", text)[0])
+    number = amount(duration)
     batch = run.data.batch_size
     if text.endswith("%"):
         return number / 100

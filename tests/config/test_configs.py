@@ -1,0 +1,102 @@
+"""The shipped configs: valid at full and tiny size, documented, equal to their sources."""
+
+from pathlib import Path
+
+import pytest
+
+from big_vit_lite import checks, config
+from big_vit_lite.config import source
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+NAMES = sorted(file.stem for file in CONFIGS.glob("*.py"))
+NO_PATHS = tuple(check for check in checks.STATIC if check is not checks.paths)
+
+
+def load(name, arg="", overrides=(), with_checks=NO_PATHS):
+    return config.load(f"{CONFIGS / name}.py:{arg}", overrides, with_checks)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_docstring_says_command_result_and_source(name):
+    _, doc = source.read_source(f"{CONFIGS / name}.py")
+    assert f"python -m big_vit_lite.train --config configs/{name}.py" in doc
+    for word in ("Command:", "Expected result:", "Measured:", "Source:", "tiny"):
+        assert word in doc, word
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_full_size_is_valid(name):
+    run = load(name)
+    assert run.name == name
+    assert run.data.val is not None and "val" in run.evals
+    assert run.checkpoint.every is not None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tiny_needs_no_files_and_few_steps(name):
+    run = load(name, "tiny", (), (*checks.STATIC, checks.devices(lambda run: 8)))
+    assert run.steps == 4
+    assert config.steps_of(run.checkpoint.every, run) == 2
+    for _, split in config.splits(run):
+        assert split.source in ("digits", "synthetic")
+    full = load(name)
+    assert (run.model.pool, run.model.positions) == (full.model.pool, full.model.positions)
+    assert run.task == full.task and run.data.mean == full.data.mean
+
+
+@pytest.mark.parametrize("name", ["vit_b16", "vit_s16", "cifar10"])
+def test_missing_data_says_what_to_do(name):
+    with pytest.raises(config.InputError) as caught:
+        load(name, "path=/no/such/folder", (), checks.STATIC)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith('data.train.path = "/no/such/folder": is not there; put the data in')
+
+
+def test_vit_b16_is_the_published_recipe():
+    run = load("vit_b16")
+    assert (run.model.variant, run.model.pool, run.model.pre_logits) == ("B/16", "cls", True)
+    assert (run.epochs, run.data.batch_size, run.task.mixup) == (300, 4096, 0.5)
+    assert (run.optim.lr, run.optim.weight_decay) == (1e-3, 0.1)
+    assert (run.optim.b1, run.optim.b2, run.optim.clip_norm) == (0.9, 0.999, 1.0)
+    assert (run.optim.warmup, run.optim.schedule, run.optim.mu_dtype) == (
+        10_000,
+        "cosine",
+        "bfloat16",
+    )
+    transform = "decode|random_resized_crop(224)|flip|randaugment(2,15)"
+    assert run.data.train.transform == transform
+    assert run.data.val.transform == "decode|resize_small(256)|central_crop(224)"
+    assert set(run.evals) == {"val", "minival"}
+    light = load("vit_b16", "variant=Ti/16")
+    assert light.task.mixup == 0 and light.data.train.transform.endswith("randaugment(2,0)")
+    assert "randaugment" not in load("vit_b16", "aug=none").data.train.transform
+    with pytest.raises(config.InputError, match='aug = "heavy": wants one of none, light1'):
+        load("vit_b16", "aug=heavy")
+
+
+def test_vit_s16_is_the_published_recipe():
+    run = load("vit_s16")
+    assert (run.model.variant, run.model.pool, run.model.positions) == ("S/16", "gap", "sincos2d")
+    assert run.model.pre_logits is True
+    assert (run.epochs, run.data.batch_size, run.task.mixup) == (90, 1024, 0.2)
+    assert (run.optim.lr, run.optim.weight_decay, run.optim.warmup) == (1e-3, 0.1, 10_000)
+    assert run.data.train.transform.endswith("|flip|randaugment(2,10)")
+    assert run.data.train.part == "rest(1%, seed=0)"
+    assert run.evals["minival"].data.part == "held_out(1%, seed=0)"
+
+
+def test_quickstart_parts():
+    assert load("quickstart", "split_seed=2").data.train.part == "rest(20%, seed=2)"
+    assert load("quickstart", "split=writers").data.val.part == "[1415:]"
+    tune = load("quickstart", "split=tune,split_seed=1")
+    assert tune.data.train.part == "rest(20%, seed=1)|rest(15%, seed=2)"
+    assert tune.data.val.part == "rest(20%, seed=1)|held_out(15%, seed=2)"
+    with pytest.raises(config.InputError, match="wants one of random, writers, tune"):
+        load("quickstart", "split=other")
+
+
+def test_cifar10_arguments():
+    run = load("cifar10", "path=here,image_key=img,tune")
+    assert (run.data.train.path, run.data.val.image_key) == ("here", "img")
+    assert run.data.val.split == "train" and run.data.val.part == "held_out(10%, seed=0)"
+    assert load("cifar10").data.val.split == "test"
