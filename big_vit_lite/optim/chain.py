@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from big_vit_lite import config
+from big_vit_lite.optim.muon import muon_or_adam
 from big_vit_lite.optim.rules import multipliers
 from big_vit_lite.optim.schedules import Schedule, make_schedule
 
@@ -76,10 +77,12 @@ def build(run: config.Run, params, steps: int, examples: int) -> Optimizer:
         timescale=in_steps(o.rsqrt_timescale),
         end_lr=o.end_lr,
     )
-    if o.name == "adamw":
-        direction = optax.scale_by_adam(o.b1, o.b2, o.eps, mu_dtype=jnp.dtype(o.mu_dtype))
-    else:
+    if o.name == "sgd":
         direction = optax.trace(o.momentum, o.nesterov)
+    else:
+        direction = optax.scale_by_adam(o.b1, o.b2, o.eps, mu_dtype=jnp.dtype(o.mu_dtype))
+    if o.name == "muon":
+        direction = muon_or_adam(params, direction, o.momentum, jnp.dtype(o.mu_dtype))
     parts = [] if o.clip_norm is None else [optax.clip_by_global_norm(o.clip_norm)]
     parts.append(direction)
     if o.weight_decay:

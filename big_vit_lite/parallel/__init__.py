@@ -12,10 +12,13 @@ _HOME = {
     "make_mesh": "mesh",
     "replicated": "mesh",
     "leaf_spec": "rules",
+    "relayout": "rules",
     "state_shardings": "rules",
+    "with_shardings": "rules",
     "path_name": "rules",
     "Training": "training",
     "compile_training": "training",
+    "shard_bytes": "training",
     "start": "runtime",
 }
 __all__ = list(_HOME)

@@ -60,3 +60,21 @@ def state_shardings(abstract, mesh: Mesh):
     return jax.tree.map_with_path(
         lambda path, x: NamedSharding(mesh, leaf_spec(path_name(path), x.shape, mesh)), abstract
     )
+
+
+def with_shardings(abstract, mesh: Mesh):
+    """The same tree of ShapeDtypeStructs, each with the sharding that the rules give it."""
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        abstract,
+        state_shardings(abstract, mesh),
+    )
+
+
+def relayout(transform, tree, mesh: Mesh):
+    """`transform(tree)` as one compiled function, born in the shardings of what comes out.
+
+    For changes of form (layers stacked or side by side) of states too large for one device.
+    """
+    shardings = state_shardings(jax.eval_shape(transform, tree), mesh)
+    return jax.jit(transform, out_shardings=shardings)(tree)

@@ -11,11 +11,10 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from big_vit_lite.parallel.mesh import constrain, replicated
-from big_vit_lite.parallel.rules import state_shardings
+from big_vit_lite.parallel.rules import with_shardings
 
 State = dict[str, Any]
 Batch = dict[str, jax.Array]
@@ -119,7 +118,7 @@ def make_functions(task: Task, optimizer: Optimizer, seed: int):
                 new["ema"] = average(state["ema"], new["params"], optimizer.ema, state["step"])
         metrics = metrics | {
             "loss": loss,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "lr": optimizer.lr(state["step"]),
         }
         return new, metrics
@@ -139,11 +138,9 @@ def compile_training(
         Training. Initial values are the same on every mesh; no device ever holds the whole state.
     """
     init, step = make_functions(task, optimizer, seed)
-    abstract = jax.eval_shape(init)  # outside set_mesh: tracing takes a batch of one image
-    shardings = state_shardings(abstract, mesh)
-    abstract = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
-    )
+    # Outside set_mesh: initialisation traces a batch of one image, which does not divide.
+    abstract = with_shardings(jax.eval_shape(init), mesh)
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
     with jax.set_mesh(mesh):
         compiled = (
             jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
@@ -163,9 +160,3 @@ def shard_bytes(abstract) -> int:
             size *= n
         total += size
     return total
-
-
-def abstract_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and shardings of host arrays as the step will see them."""
-    sharding = NamedSharding(mesh, P(("data", "fsdp")))
-    return {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=sharding) for k, v in batch.items()}

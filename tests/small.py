@@ -1,0 +1,57 @@
+"""A small run for tests of the step: its task, optimiser and batches without any files."""
+
+import jax
+import numpy as np
+
+from big_vit_lite import config, models, optim, parallel, tasks
+
+
+def make_run(batch_size=16, model=None, **fields):
+    sizes = {"width": 32, "depth": 3, "heads": 4, "mlp_dim": 64, "patch": 8, "pool": "gap"}
+    return config.Run(
+        steps=20,
+        model=config.Model(**{**sizes, "head_init": 0.02, **(model or {})}),
+        data={"batch_size": batch_size, "train": {"source": "synthetic", "transform": ""}},
+        **fields,
+    )
+
+
+def make_task(run, image_shape=(32, 32, 3), classes=10):
+    model = models.build_model(run.model, image_shape, classes, "cpu")
+    return tasks.build(run, model, image_shape)
+
+
+def make_optimizer(run, task):
+    return optim.build(run, jax.eval_shape(task.init, jax.random.key(0)), run.steps, 1000)
+
+
+def batch_spec(run, mesh, image_shape=(32, 32, 3)):
+    sharding = parallel.batch_sharding(mesh)
+    n = run.data.batch_size
+    return {
+        "image": jax.ShapeDtypeStruct((n, *image_shape), np.uint8, sharding=sharding),
+        "label": jax.ShapeDtypeStruct((n,), np.int32, sharding=sharding),
+    }
+
+
+def random_batch(run, mesh, step, image_shape=(32, 32, 3)):
+    rng = np.random.default_rng(step)
+    n = run.data.batch_size
+    arrays = {
+        "image": rng.integers(0, 256, (n, *image_shape), np.uint8),
+        "label": rng.integers(0, 10, n, np.int32),
+    }
+    return jax.device_put(arrays, parallel.batch_sharding(mesh))
+
+
+def train(run, mesh, steps, task=None):
+    """Losses of `steps` steps, and the last state."""
+    task = task or make_task(run)
+    training = parallel.compile_training(
+        task, make_optimizer(run, task), mesh, batch_spec(run, mesh), run.seed
+    )
+    state, losses = training.init(), []
+    for i in range(steps):
+        state, metrics = training.step(state, random_batch(run, mesh, i))
+        losses.append(float(metrics["loss"]))
+    return losses, state, training
