@@ -51,53 +51,54 @@ def transforms(run: Run) -> Iterator[Fault]:
 
 
 def images(run: Run) -> Iterator[Fault]:
-    """Images divide into patches, and evaluations see images of the size that is trained."""
-    made = {key: image_size(split) for key, split in splits(run)}
-    trained = made.pop("data.train")
+    """Images divide into patches: those that train, and those evaluated, at whatever size."""
+    from big_vit_lite.models import parse_variant
+
+    made = {key: (image_size(split), split.transform) for key, split in splits(run)}
+    trained, stated = made["data.train"][0], _pair(run.model.image_size)
     source = ("data.train.transform", "data.train.image_size", "data.train.source")
-    stated = _pair(run.model.image_size)
     if stated and trained and stated != trained:
         wanted = f"but data.train makes images of {_times(trained)}; leave it none, or resize there"
         yield Fault("model.image_size", wanted, run.model.image_size, source)
         return
-    size = stated or trained
-    if size is None:
-        return
-    yield from _patches(run, size, source)
-    for key, other in made.items():
-        if other is not None and other != size:
-            wanted = f"makes images of {_times(other)}, but the model is trained on {_times(size)}"
-            depends = (*source, "model.image_size", f"{key}.source", f"{key}.image_size")
-            yield Fault(f"{key}.transform", wanted, dict(splits(run))[key].transform, depends)
-
-
-def _patches(run: Run, size: tuple[int, int], source: tuple[str, ...]) -> Iterator[Fault]:
-    from big_vit_lite.models import parse_variant
-
     try:
         patch = _pair(run.model.patch) or parse_variant(run.model.variant).patch
     except InputError:
         return  # `sizes` says so.
     stride = _pair(run.model.patch_stride) or patch
-    key, value = "model.variant", run.model.variant
-    if run.model.patch is not None:
-        key, value = "model.patch", run.model.patch
-    depends = (*_PATCHES, *source, "model.image_size")
     if any(step > side for step, side in zip(stride, patch, strict=True)):
         wanted = f"is more than the patch, {_times(patch)}: pixels between patches would be lost"
-        yield Fault("model.patch_stride", wanted, run.model.patch_stride, depends)
-    elif any(side > whole for side, whole in zip(patch, size, strict=True)):
-        wanted = f"patches of {_times(patch)} are larger than the images, {_times(size)}"
-        yield Fault(key, wanted, value, depends)
-    elif stride == patch and any(whole % side for side, whole in zip(patch, size, strict=True)):
+        yield Fault("model.patch_stride", wanted, run.model.patch_stride, _PATCHES)
+        return
+    if wanted := _misfit(stated or trained, patch, stride):
+        key, value = "model.variant", run.model.variant
+        if run.model.patch is not None:
+            key, value = "model.patch", run.model.patch
+        yield Fault(key, wanted, value, (*_PATCHES, *source, "model.image_size"))
+        return
+    for key, (size, transform) in made.items():
+        if key != "data.train" and (wanted := _misfit(size, patch, stride)):
+            depends = (*_PATCHES, f"{key}.source", f"{key}.image_size")
+            yield Fault(f"{key}.transform", wanted, transform, depends)
+
+
+def _misfit(
+    size: tuple[int, int] | None, patch: tuple[int, int], stride: tuple[int, int]
+) -> str | None:
+    """Why images of a size cannot be cut into patches, if they cannot."""
+    if size is None:
+        return None
+    if any(side > whole for side, whole in zip(patch, size, strict=True)):
+        return f"patches of {_times(patch)} are larger than the images, {_times(size)}"
+    if stride == patch and any(whole % side for side, whole in zip(patch, size, strict=True)):
         near = tuple(
             max(1, round(whole / side)) * side for side, whole in zip(patch, size, strict=True)
         )
-        wanted = (
+        return (
             f"images of {_times(size)} do not divide into patches of {_times(patch)}; make images "
             f"of {_times(near)}, or set model.patch"
         )
-        yield Fault(key, wanted, value, depends)
+    return None
 
 
 def paths(run: Run) -> Iterator[Fault]:

@@ -53,7 +53,7 @@ class Model(Section):
     """Bias of the patch embedding; false for CLIP's and other pre-norm models."""
     image_size: Natural | Pair | None = None
     """Side in pixels, or (height, width), of the images the model is built for; none: what
-    data.train.transform makes. State it where the transform leaves the size open."""
+    data.train makes, which it must equal otherwise. Evaluations may see other sizes."""
     channels: Natural = 3
     """Channels of the image: 1 for grey, 3 for colour, more for other sensors."""
     classes: Natural | None = None
@@ -104,8 +104,8 @@ class Model(Section):
     """Share of features set to zero after the embedding and in both branches of every block
     while training. 0.1 was the first ViT's; strong augmentation made it needless."""
     attention_dropout: Rate = 0.0
-    """Share of attention weights set to zero while training. More than 0 forbids the fused
-    attention."""
+    """Share of attention weights set to zero while training. More than 0 takes the
+    slower reference attention."""
     stochastic_depth: Rate = 0.0
     """Chance that the last block is skipped, for each image, while training; it grows linearly
     over depth from 0. 0.1 to 0.5 regularise large models on long schedules."""

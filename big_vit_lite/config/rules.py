@@ -110,7 +110,7 @@ def _evals(run: Run) -> Iterator[Fault]:
             wanted = "is missing, and so is data.val, which would stand in"
             yield Fault(f"evals.{name}.data", wanted, depends=("data.val",))
     best = run.checkpoint.keep_best
-    if best is not None and not any(best.startswith(name) for name in run.evals):
+    if best is not None and best.split("/")[0] not in run.evals:
         known = [f"{name}/top1" for name in run.evals]
         hint = closest(best, known) or (f"; such as {known[0]}" if known else "; evals is empty")
         wanted = f"wants a metric of an evaluation{hint}"

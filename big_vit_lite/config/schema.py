@@ -98,8 +98,8 @@ class Data(Section):
     threads: Natural | None = None
     """Threads that decode and augment; none: one for each core. Never changes a batch."""
     prefetch_mib: Natural = 512
-    """Memory in MiB for batches prepared ahead. Raise it if speed/data_wait shows that the
-    device waits; never changes a batch."""
+    """Memory in MiB for batches prepared ahead. Raise it where the log shows that the
+    device waits for data; never changes a batch."""
 
 
 class Eval(Section):
@@ -133,7 +133,8 @@ class Optim(Section):
     warmup: Duration = 0
     """Linear rise from 0 to lr at the start. 5% or 10,000 steps are usual for ViTs."""
     cooldown: Duration = 0
-    """Linear fall to end_lr at the end; for rsqrt and constant, 10 to 20% is usual."""
+    """Last part of the run, in which the learning rate falls linearly to end_lr times what the
+    schedule has; 10 to 20% is usual for rsqrt and constant."""
     rsqrt_timescale: Every = 10000
     """Steps after which the rsqrt schedule begins to fall in earnest."""
     end_lr: float = Field(0.0, ge=0, le=1)

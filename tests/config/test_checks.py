@@ -46,9 +46,9 @@ def lines_of(values, overrides=(), more=()):
             "lost",
         ),
         (
-            {"data.train.transform": "decode(channels=1)|resize((8, 6))"},
-            'data.val.transform = "decode(channels=1)": makes images of 8x8, but the model is '
-            "trained on 8x6",
+            {"data.val.transform": "decode(channels=1)|resize((8, 5))"},
+            'data.val.transform = "decode(channels=1)|resize((8, 5))": images of 8x5 do not divide '
+            "into patches of 2x2; make images of 8x4, or set model.patch",
         ),
         (
             {"model.image_size": "16"},
@@ -82,6 +82,7 @@ def test_unknown_names_come_with_the_nearest(values):
         {"model.patch": "(4, 2)"},
         {"model.image_size": "8"},
         {"data.train.transform": "decode|resize(8)"},
+        {"data.val.transform": "decode(channels=1)|resize((16, 12))"},
         {"data.train.source": "folder", "data.train.path": ".", "data.train.transform": "decode"},
     ],
 )
