@@ -64,9 +64,8 @@ def parse_variant(text: str) -> Variant:
 
 
 def _nearest(text: str) -> str:
-    patch = re.search(r"\d+(x\d+)?$", text)
-    endings = (patch.group(),) if patch and not patch.group().startswith("0") else ("16",)
-    names = [f"{size}/{ending}" for size in SIZES for ending in endings]
+    patch = re.search(r"[1-9]\d*(x[1-9]\d*)?$", text)
+    names = [f"{size}/{patch.group() if patch else 16}" for size in SIZES]
 
     def likeness(name: str) -> tuple[float, float]:
         """Letters first, their case second: "b16" is B/16, "G_opt/14" is not g-opt/14."""
