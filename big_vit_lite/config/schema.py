@@ -150,7 +150,7 @@ class Optim(Section):
     """The same for the learning rate: 0 freezes a part, smaller factors for lower layers
     fine-tune gently."""
     b1: Rate = 0.9
-    """adamw: decay of the running mean of the gradient."""
+    """adamw (and what muon leaves to it): decay of the running mean of the gradient."""
     b2: Rate = 0.999
     """adamw: decay of the running mean of its square; 0.95 calms large batches and large
     models."""
