@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from big_vit_lite import config
+from big_vit_lite import checks, config
 
 INCHES = 1.1  # side of one picture
 OPTIONS = (
@@ -27,7 +27,11 @@ OPTIONS = (
 
 def main(argv: list[str]) -> None:
     line = config.command_line(
-        argv, program="python tools/show_batch.py", about=__doc__, options=OPTIONS
+        argv,
+        program="python tools/show_batch.py",
+        about=__doc__,
+        options=OPTIONS,
+        checks=checks.STATIC,
     )
     step, images = line.extras.get("step", 0), line.extras.get("images", 64)
     if step < 0 or images < 1:
@@ -71,7 +75,7 @@ def _shape(batch: dict[str, np.ndarray]) -> str:
     return " x ".join(map(str, batch["image"].shape)) + " uint8"
 
 
-def _as_picture(image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "..."]:
+def _as_picture(image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, " h w ..."]:
     """Three channels as colours; of any other number the first, as grey."""
     return image if image.shape[-1] == 3 else image[..., 0]
 

@@ -13,6 +13,7 @@ are disjoint and complete for every n, and so are held_out and rest of one size 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
@@ -55,12 +56,23 @@ def check(part: str) -> list[str]:
     """Faults of a part's grammar, one sentence each, without any data."""
     if not part.strip():
         return []
-    stages = [stage.strip() for stage in part.split("|")]
-    return [
-        _unknown(stage)
-        for stage in stages
-        if not (_SLICE.fullmatch(stage) or _DRAW.fullmatch(stage))
-    ]
+    faults = []
+    for stage in (stage.strip() for stage in part.split("|")):
+        try:
+            for text in _sizes(stage):
+                _count(text, sys.maxsize)
+        except ValueError as error:
+            faults.append(str(error))
+    return faults
+
+
+def _sizes(stage: str) -> list[str]:
+    """The counts and percentages that a stage names."""
+    if match := _SLICE.fullmatch(stage):
+        return [text for text in match.groups() if text]
+    if match := _DRAW.fullmatch(stage):
+        return [match[2]]
+    raise ValueError(_unknown(stage))
 
 
 def _unknown(stage: str) -> str:

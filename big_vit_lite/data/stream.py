@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -47,24 +47,20 @@ def eval_stream(
     split: Split,
     batch_size: int,
     mesh: jax.sharding.Mesh | None = None,
-    *,
+    data: Data | None = None,
     where: str = "data.val",
-    class_names: Sequence[str] | None = None,
-    threads: int | None = None,
-    prefetch_mib: int = 512,
 ) -> EvalStream:
     """Every example of `split` once, in order.
 
     Args:
+      data: whose threads and prefetch_mib hold here too.
       where: name of the split's section in the config, for error texts.
-      class_names: those of training; the split must have the same, as labels are numbers.
 
     Raises:
-      InputError: as train_stream, or the class names differ.
+      InputError: as train_stream.
     """
     examples = _examples(split, 0, where)
-    if class_names is not None:
-        _require_same_classes(examples.source.class_names, class_names, where)
+    threads, prefetch_mib = (data.threads, data.prefetch_mib) if data else (None, 512)
     return EvalStream(
         examples, batch_size, mesh, threads, prefetch_mib, f"the batch size of {where}"
     )
@@ -295,18 +291,3 @@ def _require_divides(batch_size: int, sharding: jax.sharding.NamedSharding, wher
             f"{where} is {batch_size}, which does not divide over mesh.data x mesh.fsdp = {parts}; "
             f"take a multiple of {parts}"
         ) from None
-
-
-def _require_same_classes(found: Sequence[str], wanted: Sequence[str], where: str) -> None:
-    if tuple(found) == tuple(wanted):
-        return
-    if len(found) != len(wanted):
-        raise InputError(
-            f"{where}: has {len(found)} classes and training has {len(wanted)}; "
-            "labels would not mean the same"
-        )
-    i = next(i for i, pair in enumerate(zip(found, wanted, strict=True)) if pair[0] != pair[1])
-    raise InputError(
-        f"{where}: class {i} is {found[i]!r} and in training {wanted[i]!r}; "
-        "labels would not mean the same"
-    )

@@ -32,7 +32,7 @@ class Parquet(Source):
     """Rows of `split-*.parquet` in the order of the shards.
 
     Args:
-      path: one file, or a folder that holds the shards itself or in data/.
+      path: one file, or a folder that holds the shards itself, in data/ or in its only sub-folder.
       split: "train", "test", ...; None where the folder holds only one.
 
     Raises:
@@ -225,9 +225,12 @@ def _shards(path: Path, split: str | None, where: str) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise InputError(f"{where}.path: {path} does not exist; give a Parquet file or its folder")
-    files = sorted(path.glob("*.parquet")) or sorted((path / "data").glob("*.parquet"))
+    files = _found(path)
     if not files:
-        raise InputError(f"{where}.path: neither {path} nor {path / 'data'} holds *.parquet files")
+        raise InputError(
+            f"{where}.path: neither {path} nor {path / 'data'} nor its only folder with such files "
+            "holds *.parquet; give the folder that does"
+        )
     splits = sorted({_split_of(file) for file in files})
     if split is None and len(splits) > 1:
         raise InputError(f"{where}.split is not set: {path} holds {', '.join(splits)}; name one")
@@ -238,6 +241,15 @@ def _shards(path: Path, split: str | None, where: str) -> list[Path]:
     chosen = [file for file in files if split is None or _split_of(file) == split]
     _require_all(chosen, where)
     return chosen
+
+
+def _found(path: Path) -> list[Path]:
+    """Shards in the folder, in data/, or in its only sub-folder that has any."""
+    for folder in (path, path / "data"):
+        if files := sorted(folder.glob("*.parquet")):
+            return files
+    inner = sorted(path.glob("*/*.parquet"))
+    return inner if len({file.parent for file in inner}) == 1 else []
 
 
 def _split_of(file: Path) -> str:

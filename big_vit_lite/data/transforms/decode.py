@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,16 @@ def opencv() -> Any:
 
     cv2.setNumThreads(0)
     return cv2
+
+
+def by_fours(function: Callable[[Image], np.ndarray], image: Image) -> Image:
+    """`function` of at most four channels at a time, which is what all of OpenCV takes."""
+    channels = image.shape[-1]
+    if channels <= 4:
+        done = function(image)
+        return done.reshape(*done.shape[:2], channels)
+    groups = [np.ascontiguousarray(image[..., i : i + 4]) for i in range(0, channels, 4)]
+    return np.dstack([function(group) for group in groups])
 
 
 @dataclass(frozen=True)

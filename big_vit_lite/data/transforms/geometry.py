@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from big_vit_lite.data.transforms.crops import moved, uniform
-from big_vit_lite.data.transforms.decode import opencv
+from big_vit_lite.data.transforms.decode import by_fours, opencv
 from big_vit_lite.data.transforms.op import Image, Op, pair, require_count, require_number
 
 
@@ -25,12 +25,8 @@ def warp(image: Image, matrix: np.ndarray, fill: int = 0) -> Image:
     cv2 = opencv()
     size = image.shape[1::-1]
     options = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_CONSTANT}
-    # OpenCV's border value has four entries, hence at most four channels at a time.
-    planes = [
-        cv2.warpAffine(image[..., i : i + 4], matrix, size, borderValue=(fill,) * 4, **options)
-        for i in range(0, image.shape[-1], 4)
-    ]
-    return np.dstack(planes) if len(planes) > 1 else planes[0].reshape(image.shape)
+    options["borderValue"] = (fill,) * 4
+    return by_fours(lambda part: cv2.warpAffine(part, matrix, size, **options), image)
 
 
 def about_centre(linear: np.ndarray, shift: tuple[float, float], image: Image) -> np.ndarray:
@@ -51,7 +47,7 @@ class Flip(Op):
     def __call__(self, image: Image, rng: np.random.Generator) -> Image:
         if rng.random() >= self.p:
             return image
-        return opencv().flip(image, 1).reshape(image.shape)
+        return by_fours(lambda part: opencv().flip(part, 1), image)
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def _read(text: str) -> tuple[list[Op], list[str]]:
     if not text.strip():
         return [], []
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree = ast.parse(" ".join(text.splitlines()).strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return [], ["not readable; write operations such as decode|resize(224)|flip"]
     ops, faults = [], []

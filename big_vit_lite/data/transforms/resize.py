@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from big_vit_lite.data.transforms.decode import opencv
+from big_vit_lite.data.transforms.decode import by_fours, opencv
 from big_vit_lite.data.transforms.op import Image, Op, Size, pair, require_choice, require_count
 
 METHODS = ("nearest", "bilinear", "bicubic", "lanczos", "area")
@@ -36,8 +36,7 @@ def resize(image: Image, size: Size, method: str = "bilinear", antialias: bool =
         "lanczos": cv2.INTER_LANCZOS4,
         "area": cv2.INTER_AREA if _shrinks(image, size) else cv2.INTER_LINEAR,
     }[method]
-    resized = cv2.resize(image, size[::-1], interpolation=flag)
-    return resized.reshape(*size, image.shape[-1])
+    return by_fours(lambda part: cv2.resize(part, size[::-1], interpolation=flag), image)
 
 
 def _shrinks(image: Image, size: Size) -> bool:

@@ -1,0 +1,66 @@
+"""tools/show_batch: a picture of what the model is fed, and its refusals."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+ROOT = Path(__file__).parents[2]
+
+CONFIG = """
+import ml_collections as mlc
+
+def get_config(arg=None):
+    return mlc.ConfigDict(dict(
+        steps=2,
+        model=dict(variant="mu/8"),
+        data=dict(batch_size=8, train=dict(source="synthetic", transform="flip")),
+    ))
+"""
+
+
+@pytest.fixture
+def tool():
+    spec = importlib.util.spec_from_file_location("show_batch", ROOT / "tools" / "show_batch.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def config(tmp_path):
+    file = tmp_path / "tiny.py"
+    file.write_text(CONFIG)
+    return str(file)
+
+
+def test_it_writes_a_grid_of_the_batch(tool, config, tmp_path, capsys):
+    out = tmp_path / "batch.png"
+    tool.main(["--config", config, "--step", "3", "--images", "5", "--out", str(out)])
+    assert capsys.readouterr().out == f"{out}: 5 of 8 images of step 3\n"
+    pixels = np.asarray(Pillow.open(out).convert("L"))
+    assert (pixels < 250).mean() > 0.2
+    other = tmp_path / "other.png"
+    tool.main(["--config", config, "--step", "3", "--images", "5", "--out", str(other)])
+    assert np.array_equal(np.asarray(Pillow.open(other)), np.asarray(Pillow.open(out)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--step", "-1"], "--step"),
+        (["--config.data.train.transform=flp"], "flp"),
+        (["--config.data.train.source=parquet"], "data.train.path"),
+        (["--out", "/nowhere/batch.png"], "--out /nowhere/batch.png cannot be written: No such"),
+    ],
+)
+def test_refusals_are_one_line_and_exit_2(tool, config, tmp_path, capsys, arguments, text):
+    from big_vit_lite.config import exit_code
+
+    out = [] if "--out" in arguments else ["--out", str(tmp_path / "b.png")]
+    assert exit_code(tool.main, ["--config", config, *out, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert text in error
+    assert error.count("\n") == 1
