@@ -1,0 +1,66 @@
+"""Arrays to disk and back, through Orbax v1: sharded, asynchronous, onto any mesh.
+
+Only this file knows Orbax. It stores one flat {name: array} under the item "state". Compression is
+off: on float32 weights it saves 8 % of the bytes and more than doubles the time of a restore.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+ITEM = "state"
+TEMPORARY = ".orbax-checkpoint-tmp"  # what Orbax calls a directory it has not finished
+
+
+def start_saving(directory: Path, leaves: Mapping[str, Any]):
+    """Begins a save; on return the arrays may be donated or deleted.
+
+    Returns:
+        Orbax's response, whose `result()` waits until `directory` is there and whole.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    context = ocp.Context()
+    context.array.saving.use_compression = False
+    # Made in background, a directory that cannot be made would be waited for, for 20 minutes.
+    context.asynchronous.create_directories_asynchronously = False
+    arrays = {
+        name: leaf if isinstance(leaf, jax.Array) else np.array(leaf)
+        for name, leaf in leaves.items()
+        if leaf.size  # Orbax refuses empty arrays; they are made anew when read
+    }
+    with context:
+        return ocp.save_checkpointables_async(directory, {ITEM: arrays})
+
+
+def load(directory: Path, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Reads the named arrays, each of the dtype and shape stored, in the sharding asked for.
+
+    Args:
+        directory: a finished checkpoint.
+        wanted: {name: ShapeDtypeStruct}, a part of what is stored; a leaf without a sharding goes
+            to the first device.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    single = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    specs = {
+        name: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or single
+        )
+        for name, leaf in wanted.items()
+    }
+    full = {name: spec for name, spec in specs.items() if spec.size}
+    with context:
+        loaded = ocp.load_checkpointables(directory, {ITEM: full})[ITEM] if full else {}
+    empty = {
+        name: jax.device_put(np.zeros(spec.shape, spec.dtype), spec.sharding)
+        for name, spec in specs.items()
+        if not spec.size
+    }
+    return {**loaded, **empty}

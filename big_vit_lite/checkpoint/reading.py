@@ -1,0 +1,124 @@
+"""Reading checkpoints, whole or in part; nothing here writes or removes anything.
+
+So a checkpoint of a run that is still going can be evaluated beside it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from big_vit_lite.checkpoint import arrays, manifest, meta, tree
+from big_vit_lite.config import InputError
+
+
+def committed(directory: Path) -> list[int]:
+    """Steps of the finished checkpoints in a checkpoints/ directory, ascending."""
+    if not directory.is_dir():
+        return []
+    names = (path.name for path in directory.iterdir())
+    steps = (int(name) for name in names if name.isdecimal() and name == str(int(name)))
+    return sorted(step for step in steps if manifest.is_committed(directory / str(step)))
+
+
+def find(path: str | Path) -> Path:
+    """The directory of one step for a run's workdir, its checkpoints/, or a step's directory.
+
+    The first two stand for their latest checkpoint.
+
+    Raises:
+        InputError: if there is no finished checkpoint.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"{path} does not exist; give a run's --workdir or one of its checkpoints")
+    if manifest.is_committed(path):
+        return path
+    for directory in (path, path / "checkpoints"):
+        if steps := committed(directory):
+            return directory / str(steps[-1])
+    raise InputError(
+        f"{path} holds no finished checkpoint; give a run's --workdir, its checkpoints/ or one "
+        f"step in it (a finished one holds {manifest.NAME})"
+    )
+
+
+def read_meta(path: str | Path) -> dict[str, Any]:
+    """What was stored with a checkpoint: step, config, versions, metrics, examples seen, arrays.
+
+    Args:
+        path: as for `find`.
+    """
+    return meta.read(find(path))
+
+
+def load_params(
+    path: str | Path, abstract_params: Any, which: str = "params"
+) -> tuple[Any, dict[str, Any]]:
+    """The parameters of a checkpoint alone; the optimiser's share is not read into memory.
+
+    Args:
+        path: as for `find`.
+        abstract_params: ShapeDtypeStructs (with the shardings wanted), unrolled over depth.
+        which: "params", or "ema" for their running average.
+
+    Returns:
+        (params, meta).
+
+    Raises:
+        InputError: if there is no checkpoint, it is damaged, or does not fit, saying how.
+    """
+    directory = find(path)
+    verify(directory)
+    stored = meta.read(directory)
+    held = tree.part(meta.arrays(stored), which)
+    if not held:
+        reason = " (its run kept none: optim.ema was not set)" if which == "ema" else ""
+        raise InputError(f"checkpoint {directory} holds no {which}{reason}")
+    wanted = tree.flatten(abstract_params)
+    tree.check_fits(held, tree.listing(wanted), f"checkpoint {directory} ({which})")
+    loaded = arrays.load(directory, {f"{which}/{name}": leaf for name, leaf in wanted.items()})
+    return tree.unflatten(tree.part(loaded, which), abstract_params), stored
+
+
+def load_state(directory: Path, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
+    """The whole state of one step's directory, in the abstract state's structure and shardings.
+
+    Returns:
+        (state, meta).
+
+    Raises:
+        InputError: if the checkpoint is damaged or does not fit, saying how.
+    """
+    verify(directory)
+    stored = meta.read(directory)
+    wanted = tree.flatten(abstract_state)
+    tree.check_fits(meta.arrays(stored), tree.listing(wanted), f"checkpoint {directory}")
+    return tree.unflatten(arrays.load(directory, wanted), abstract_state), stored
+
+
+def verify(directory: Path) -> None:
+    """As `manifest.verify`, and says in the error which older checkpoint is sound."""
+    try:
+        manifest.verify(directory)
+    except InputError as error:
+        raise InputError(f"{error}; {_way_out(directory)}") from None
+
+
+def _way_out(damaged: Path) -> str:
+    older = committed(damaged.parent) if damaged.name.isdecimal() else []
+    for step in reversed([step for step in older if step < int(damaged.name)]):
+        candidate = damaged.parent / str(step)
+        try:
+            manifest.verify(candidate)
+        except InputError:
+            continue
+        return f"{candidate} is whole: remove {damaged} to go on from step {step}"
+    return "there is no older checkpoint to go on from"
+
+
+def metrics_of(directory: Path) -> Mapping[str, float | None]:
+    """The metrics stored with a checkpoint; none of them if its meta.json is damaged."""
+    try:
+        return meta.read(directory).get("metrics", {})
+    except InputError:
+        return {}
