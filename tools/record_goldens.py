@@ -30,7 +30,8 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=GOLDENS, help="folder to write to")
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
-    for name, record in {"vit": record_vit, "positions": record_positions}.items():
+    records = {"vit": record_vit, "families": record_families, "positions": record_positions}
+    for name, record in records.items():
         np.savez_compressed(out / f"{name}.npz", **record(), **origin())
         print(f"{out / name}.npz: {(out / f'{name}.npz').stat().st_size} bytes")
 
@@ -105,6 +106,45 @@ def record_vit() -> dict[str, np.ndarray]:
     return {
         name: np.asarray(x.detach() if hasattr(x, "detach") else x) for name, x in arrays.items()
     }
+
+
+def record_families() -> dict[str, np.ndarray]:
+    """Towers that differ from ViT: SigLIP's, CLIP's, and DINOv2 with registers, tiny.
+
+    Keys: FAMILY/file/NAME, FAMILY/images, FAMILY/output. SigLIP: attention pooling, tanh, no class
+    token. CLIP: norm before the blocks, quick GELU, no patch bias. DINOv2: LayerScale, registers,
+    and a table resampled with antialiasing; its output is all tokens, the others' the pooled one.
+    """
+    import torch
+    import transformers as hf
+
+    common = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 4}
+    towers = {
+        "siglip": hf.SiglipVisionModel(
+            hf.SiglipVisionConfig(**common, intermediate_size=24, image_size=12)
+        ),
+        "clip": hf.CLIPVisionModel(
+            hf.CLIPVisionConfig(**common, intermediate_size=24, image_size=12)
+        ),
+        "dinov2": hf.Dinov2WithRegistersModel(
+            hf.Dinov2WithRegistersConfig(
+                **common, mlp_ratio=2, image_size=12, num_register_tokens=3
+            )
+        ),
+    }
+    rng = np.random.default_rng(2)
+    arrays = {}
+    for family, tower in towers.items():
+        _randomise(tower.eval(), rng)
+        sides = (16, 8) if family == "dinov2" else (12, 12)
+        images = rng.standard_normal((2, *sides, 3)).astype(np.float32)
+        with torch.no_grad():
+            out = tower(torch.from_numpy(images).permute(0, 3, 1, 2))
+        arrays |= {f"{family}/file/{name}": x for name, x in _saved(tower).items()}
+        arrays[f"{family}/images"] = images
+        output = out.last_hidden_state if family == "dinov2" else out.pooler_output
+        arrays[f"{family}/output"] = output.numpy()
+    return arrays
 
 
 def record_positions() -> dict[str, np.ndarray]:
