@@ -45,10 +45,8 @@ class Prefetched(Generic[Batch]):
         return self
 
     def __next__(self) -> Batch:
-        if not self._close.alive:
-            raise StopIteration
         start = time.perf_counter()
-        item = self._queue.get()
+        item = self._wait()
         self.wait_s = time.perf_counter() - start
         if item is _END:
             self.close()
@@ -57,6 +55,12 @@ class Prefetched(Generic[Batch]):
             self.close()
             raise item.error
         return item
+
+    def _wait(self) -> Any:
+        while self._close.alive:  # a signal handler may close while this waits
+            with contextlib.suppress(queue.Empty):
+                return self._queue.get(timeout=1.0)
+        return _END
 
     def close(self) -> None:
         """Ends the threads and drops what they made; may be called twice."""

@@ -117,6 +117,14 @@ def test_draws_equal_a_fresh_generators_whatever_came_before():
         assert np.array_equal(found, np.random.Generator(fresh).random(4))
 
 
+def test_a_part_augments_an_example_as_the_whole_does():
+    whole, part = train(100), train(10, part="[90:]")
+    pixels = dict(zip(whole.indices(0).tolist(), whole.host_batch(0)["image"], strict=True))
+    rows, images = part.indices(0), part.host_batch(0)["image"]
+    assert sorted(rows) == list(range(90, 100))
+    assert all(np.array_equal(pixels[r], i) for r, i in zip(rows.tolist(), images, strict=True))
+
+
 # Batches
 
 
@@ -368,6 +376,12 @@ def test_threads_end_with_the_iterator(end):
         assert len(list(batches)) == 2
     del batches
     assert ended()
+
+
+def test_closing_while_the_consumer_waits_ends_the_wait():
+    batches = stream_of(Rows(100, seconds=0.5), 10).iterate()
+    threading.Timer(0.2, batches.close).start()
+    assert list(batches) == []
 
 
 def test_an_empty_range_ends_at_once():
