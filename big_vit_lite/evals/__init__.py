@@ -1,6 +1,7 @@
 """Evaluations: each runs over a finite stream, sees every example once, and returns numbers."""
 
 import importlib
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from big_vit_lite import config, data
@@ -40,7 +41,13 @@ def build(run: config.Run, task, mesh, batches, steps: int) -> list[Scheduled]:
             raise config.InputError(
                 f"evals.{name}.data: neither it nor data.val is set; name the examples to evaluate."
             )
-        stream = data.eval_stream(split, options.batch_size or run.data.batch_size, mesh, run.data)
+        stream = data.eval_stream(
+            split,
+            options.batch_size or run.data.batch_size,
+            mesh,
+            run.data,
+            f"evals.{name}.data" if options.data else "data.val",
+        )
         check_classes(name, stream.class_names, batches.class_names)
         if options.type not in compiled:
             module = importlib.import_module(TYPES[options.type])
@@ -57,27 +64,31 @@ def check_classes(name: str, found: tuple[str, ...], wanted: tuple[str, ...]) ->
     if tuple(found) == tuple(wanted):
         return
     strange = [c for c in found if c not in wanted] or [c for c in wanted if c not in found]
-    what = f"for example {strange[0]!r} is only in one of them" if strange else "their order differs"
+    what = (
+        f"for example {strange[0]!r} is only in one of them" if strange else "their order differs"
+    )
     raise config.InputError(
         f"evals.{name}.data has {len(found)} classes and data.train {len(wanted)}, and {what}; "
         "both must hold the same classes."
     )
 
 
-def measure(scheduled: Scheduled, state: dict, directory=None, step: int = 0) -> dict[str, float]:
+def measure(
+    scheduled: Scheduled, state: dict, step: int, predictions: Path | None = None
+) -> dict[str, float]:
     """Metrics of one evaluation, of the raw weights and, where there are any, the averaged ones.
 
     Keys are NAME/top1 and NAME/ema/top1 and so on. With `predictions`, each example's outcome goes
-    to DIRECTORY/predictions/NAME-STEP.jsonl.
+    to NAME-STEP.jsonl (NAME-ema-STEP.jsonl) in that directory.
     """
     metrics = {}
     for kind, prefix in (("params", scheduled.name), ("ema", f"{scheduled.name}/ema")):
         if kind not in state:
             continue
         file = None
-        if scheduled.predictions and directory is not None:
-            file = directory / "predictions" / f"{prefix.replace('/', '-')}-{step}.jsonl"
-            file.parent.mkdir(parents=True, exist_ok=True)
+        if predictions is not None:
+            predictions.mkdir(parents=True, exist_ok=True)
+            file = predictions / f"{prefix.replace('/', '-')}-{step}.jsonl"
         numbers = scheduled.evaluation.run(state[kind], scheduled.stream, file)
         metrics |= {f"{prefix}/{key}": value for key, value in numbers.items()}
     return metrics

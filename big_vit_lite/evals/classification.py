@@ -72,7 +72,8 @@ class Evaluation:
                     rows.append(jax.device_get(row))
         # f64 on the host: sums of counts stay exact for any number of examples.
         totals = {
-            k: float(np.sum([np.float64(s[k]) for s in jax.device_get(pending)])) for k in pending[0]
+            k: float(np.sum([np.float64(s[k]) for s in jax.device_get(pending)]))
+            for k in pending[0]
         }
         if totals["count"] != stream.examples:
             raise config.RunError(

@@ -1,0 +1,81 @@
+"""From a config to the parts that training and evaluation share, and states between their forms."""
+
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from big_vit_lite import config, data, evals, models, parallel, tasks
+
+
+class Parts(NamedTuple):
+    """What a run is made of, before any parameter exists."""
+
+    run: config.Run
+    mesh: Mesh
+    batches: Any  # data.TrainStream
+    steps: int
+    model: Any  # models.ViT
+    task: Any
+    evaluations: list[evals.Scheduled]
+
+
+def assemble(run: config.Run) -> Parts:
+    """Builds mesh, data, model, task and evaluations of a run.
+
+    Raises:
+        InputError: wrong input that only files or devices show.
+    """
+    parallel.start(run.deterministic)
+    mesh = parallel.make_mesh(run.mesh)
+    batches = data.train_stream(run.data, run.seed, mesh)
+    steps = config.total_steps(run, batches.examples)
+    image_shape = batches.spec["image"].shape[1:]
+    check_images(run, image_shape)
+    platform = mesh.devices.flat[0].platform
+    classes = run.model.classes or len(batches.class_names)
+    model = models.build_model(run.model, image_shape, classes, platform)
+    task = tasks.build(run, model, image_shape)
+    evaluations = evals.build(run, task, mesh, batches, steps)
+    return Parts(run, mesh, batches, steps, model, task, evaluations)
+
+
+def check_images(run: config.Run, image_shape: tuple[int, int, int]) -> None:
+    """Raises InputError unless the images are what the config says of them."""
+    height, width, channels = image_shape
+    if channels != run.model.channels:
+        raise config.InputError(
+            f"model.channels is {run.model.channels}, but data.train.transform makes images of "
+            f"{channels}; set model.channels={channels}, or decode(channels={run.model.channels})."
+        )
+    stated = run.model.image_size
+    stated = (stated, stated) if isinstance(stated, int) else stated
+    if stated is not None and tuple(stated) != (height, width):
+        raise config.InputError(
+            f"model.image_size is {stated[0]}x{stated[1]}, but data.train.transform makes images "
+            f"of {height}x{width}; leave model.image_size none, or resize there."
+        )
+
+
+def stored_form(parts: Parts, abstract: Any) -> Any:
+    """Shapes and shardings of a state as checkpoints hold it: layers side by side."""
+    return parallel.with_shardings(models.unstack_layers(abstract), parts.mesh)
+
+
+def to_stored(parts: Parts, state: Any) -> Any:
+    """A state in the form of checkpoints."""
+    if not parts.model.scan:
+        return state
+    return parallel.relayout(models.unstack_layers, state, parts.mesh)
+
+
+def from_stored(parts: Parts, state: Any) -> Any:
+    """A checkpoint's state in the form of the model."""
+    if not parts.model.scan:
+        return state
+    return parallel.relayout(models.stack_layers, state, parts.mesh)
+
+
+def abstract_params(parts: Parts) -> Any:
+    """Shapes of the model's parameters."""
+    return jax.eval_shape(parts.task.init, jax.random.key(0))

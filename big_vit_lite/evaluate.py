@@ -1,0 +1,84 @@
+"""Evaluates a checkpoint: `python -m big_vit_lite.evaluate --config FILE --checkpoint DIR`.
+
+Gives the numbers that the training run printed: the same evaluations, on the same parameters.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+
+from big_vit_lite import assembly, checkpoint, checks, config, evals
+
+OPTIONS = (
+    config.Option(
+        "checkpoint",
+        "DIR",
+        "What to evaluate: a run's --workdir or its checkpoints/ (the latest is taken), or one "
+        "step's directory in it.",
+        required=True,
+    ),
+    config.Option(
+        "predictions",
+        "DIR",
+        "Takes a file of predictions for each evaluation, one JSON object an example: index, name, "
+        "label, loss and the best classes with their probabilities.",
+        type=Path,
+    ),
+)
+
+
+def evaluate(
+    run: config.Run, directory: str | Path, predictions: Path | None = None
+) -> dict[str, float]:
+    """All evaluations of `run` on a checkpoint's parameters, and on its averaged ones if any.
+
+    Returns:
+        {"step": ..., "val/top1": ...} as metrics.jsonl has them.
+
+    Raises:
+        InputError: wrong input, or a checkpoint that does not fit the config's model.
+    """
+    parts = assembly.assemble(run)
+    if not parts.evaluations:
+        raise config.InputError(
+            "evals is empty: name an evaluation, as in --config.evals.val.every=1"
+        )
+    stored = assembly.stored_form(parts, assembly.abstract_params(parts))
+    path = checkpoint.find(directory)
+    params, meta = checkpoint.load_params(path, stored)
+    state = {"params": assembly.from_stored(parts, params)}
+    if any(name.startswith("ema/") for name in meta["arrays"]):
+        ema, _ = checkpoint.load_params(path, stored, which="ema")
+        state["ema"] = assembly.from_stored(parts, ema)
+    metrics = {"step": meta["step"]}
+    for scheduled in parts.evaluations:
+        metrics |= evals.measure(scheduled, state, meta["step"], predictions)
+    return metrics
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; prints a line a metric, and all of them as JSON into --workdir if given."""
+
+    def command() -> int:
+        line = config.command_line(
+            sys.argv[1:] if argv is None else argv,
+            program="python -m big_vit_lite.evaluate",
+            about="Evaluates a checkpoint.",
+            options=OPTIONS,
+            checks=(*checks.STATIC, checks.devices(lambda run: jax.device_count())),
+        )
+        metrics = evaluate(line.run, line.extras["checkpoint"], line.extras.get("predictions"))
+        for key, value in metrics.items():
+            print(f"{key} {value:.6g}")
+        if line.workdir is not None:
+            line.workdir.mkdir(parents=True, exist_ok=True)
+            (line.workdir / "evaluation.json").write_text(json.dumps(metrics, indent=1) + "\n")
+        return 0
+
+    return config.exit_code(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
