@@ -91,6 +91,7 @@ def test_all_faults_are_reported_at_once():
     assert len(transforms.check("decod|resize(0)|flp|flip(9)|decode")) == 4
 
 
+@pytest.mark.filterwarnings("error")
 def test_deep_or_odd_texts_are_refused_not_crashed_on():
     for text in (
         "(" * 500,

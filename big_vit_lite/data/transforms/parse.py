@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +98,8 @@ def _read(text: str) -> tuple[list[Op], list[str]]:
     if not text.strip():
         return [], []
     try:
-        tree = ast.parse(" ".join(text.splitlines()).strip(), mode="eval").body
+        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
+            tree = ast.parse(" ".join(text.splitlines()).strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return [], ["not readable; write operations such as decode|resize(224)|flip"]
     ops, faults = [], []
