@@ -1,0 +1,28 @@
+"""What a run tells: metrics.jsonl, TensorBoard, the progress line, speed, tables and figures.
+
+Names load on first use, so that importing the package costs nothing.
+"""
+
+import importlib
+
+_HOME = {
+    "Log": "log",
+    "open": "log",
+    "Pace": "pace",
+    "Progress": "progress",
+    "curve": "figures",
+    "curves": "figures",
+    "forward_flops": "flops",
+    "train_flops": "flops",
+    "memory_peak": "hardware",
+    "peak_flops": "hardware",
+    "parameter_table": "table",
+    "read_rows": "rows",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

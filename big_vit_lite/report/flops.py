@@ -1,0 +1,51 @@
+"""Floating-point operations of a Vision Transformer from its sizes: the numerator of MFU.
+
+Only matrix products count, two operations a multiply-add, as in PaLM's appendix B (Chowdhery 2022).
+XLA's own count cannot replace it: it counts the body of a scan once.
+"""
+
+
+def forward_flops(
+    *,
+    width: int,
+    depth: int,
+    mlp_dim: int,
+    patches: int,
+    tokens: int,
+    patch_dim: int,
+    classes: int,
+    pool: str = "cls",
+    pre_logits: int = 0,
+) -> int:
+    """FLOPs of one image's forward pass.
+
+    Args:
+        width: features of a token.
+        depth: blocks.
+        mlp_dim: hidden features of a block's MLP.
+        patches: patches of the image.
+        tokens: length of the sequence: patches, class token and registers.
+        patch_dim: values in a patch, height x width x channels.
+        classes: outputs; 0: no head.
+        pool: "map" has an attention head with an MLP (So400m, SigLIP), "none" a head a token.
+        pre_logits: features of the layer before the head; 0: none.
+    """
+    embed = 2 * patches * patch_dim * width
+    projections = 2 * tokens * width * 4 * width  # query, key, value, out
+    attention = 2 * 2 * tokens * tokens * width  # scores and weighted values
+    mlp = 2 * 2 * tokens * width * mlp_dim
+    heads = 0
+    if pool == "map":  # one query; keys and values of all tokens
+        heads += 2 * width * 2 * width * (tokens + 1) + 2 * 2 * tokens * width
+        heads += 2 * 2 * width * mlp_dim
+    outputs = tokens if pool == "none" else 1
+    heads += 2 * outputs * (width * pre_logits + (pre_logits or width) * classes)
+    return embed + depth * (projections + attention + mlp) + heads
+
+
+def train_flops(**sizes) -> int:
+    """FLOPs to train on one image: the backward pass counts twice the forward pass.
+
+    What remat computes again does not count: utilisation is of the model, not of the program.
+    """
+    return 3 * forward_flops(**sizes)

@@ -1,0 +1,161 @@
+"""Log: one call a row, to metrics.jsonl, TensorBoard, Weights & Biases and the terminal."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from big_vit_lite.config import InputError
+from big_vit_lite.report.progress import Progress
+from big_vit_lite.report.rows import Rows
+
+
+class Log:
+    """Where a run's numbers go. A context manager.
+
+    Values are turned into numbers when a row is given, not later in another thread: a row holds
+    what its step was, whatever becomes of the arrays and dicts it came from.
+    """
+
+    def __init__(
+        self,
+        workdir: str | Path,
+        progress: Progress | None = None,
+        tensorboard: bool = True,
+        wandb: str | None = None,
+        name: str = "",
+        config: Mapping[str, Any] | None = None,
+    ):
+        """Opens WORKDIR/metrics.jsonl; the other writers open with the first row.
+
+        Args:
+            workdir: the run's folder; made if need be.
+            progress: lines for a person; None: none.
+            tensorboard: whether to write WORKDIR/tensorboard, too.
+            wandb: Weights & Biases project to write to, too.
+            name: the run's name there.
+            config: the run's configuration, stored there.
+
+        Raises:
+            InputError: if `wandb` is set and not installed, or the folder cannot be written to.
+        """
+        self.workdir = Path(workdir)
+        self._wandb_project, self._name, self._config = wandb, name, config
+        if wandb:
+            _import_wandb()
+        try:
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            self._rows = Rows(self.workdir / "metrics.jsonl")
+        except OSError as error:
+            raise InputError(f"cannot write metrics to {self.workdir}: {error}") from None
+        self._progress = progress
+        self._tensorboard = tensorboard
+        self._resumed: int | None = None
+        self._board: Any = None
+        self._wandb: Any = None
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def resume(self, step: int) -> None:
+        """Says which step the run goes on from, before the first row: rows after it are dropped.
+
+        A run that starts anew says 0, which the first row does for it otherwise.
+        """
+        self._rows.resume(step)
+        self._resumed = step
+        if self._tensorboard:
+            from tensorboardX import SummaryWriter
+
+            # Files are named by the second; the step keeps a quick restart from overwriting one.
+            options = {"filename_suffix": f".{step}", "flush_secs": 30}
+            if step:
+                options["purge_step"] = step + 1
+            self._board = SummaryWriter(str(self.workdir / "tensorboard"), **options)
+        if self._wandb_project:
+            self._wandb = self._open_wandb()
+
+    def row(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes metrics of a step, in finished steps; several rows of a step become one line.
+
+        Raises:
+            ValueError: if a later step was written before.
+        """
+        if self._resumed is None:
+            self.resume(0)
+        values = {key: v if isinstance(v, int) else float(v) for key, v in values.items()}
+        self._rows.add(step, values)
+        if self._board is not None:
+            for key, value in values.items():
+                self._board.add_scalar(key, value, step)
+        if self._wandb is not None:
+            self._wandb.log(values, step=step)
+        if self._progress is not None:
+            self._progress.row(step, values)
+
+    def progress(self, step: int) -> None:
+        """Moves the progress line on to a step."""
+        if self._progress is not None:
+            self._progress.update(step)
+
+    def say(self, text: str) -> None:
+        """Prints a line for a person, with the time since the start."""
+        if self._progress is not None:
+            self._progress.say(text)
+
+    def flush(self) -> None:
+        """Returns when the rows so far are on the disk; to be called before a checkpoint is."""
+        self._rows.flush()
+        if self._board is not None:
+            self._board.flush()
+
+    def close(self) -> None:
+        """Flushes and closes every writer."""
+        self._rows.close()
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+        if self._progress is not None:
+            self._progress.close()
+
+    def _open_wandb(self) -> Any:
+        """A Weights & Biases run, the same one again after a resume: its id is kept in a file."""
+        wandb = _import_wandb()
+        note = self.workdir / "wandb_id"
+        known = note.read_text().strip() if note.is_file() and self._resumed else None
+        run = wandb.init(
+            project=self._wandb_project,
+            name=self._name or None,
+            dir=str(self.workdir),
+            config=dict(self._config or {}),
+            id=known,
+            resume="allow",
+        )
+        note.write_text(run.id)
+        return run
+
+
+def _import_wandb() -> Any:
+    try:
+        return importlib.import_module("wandb")
+    except ImportError:
+        raise InputError(
+            "report.wandb is set, but wandb is not installed: "
+            'run pip install "wandb>=0.19,<1", or leave report.wandb unset'
+        ) from None
+
+
+def open(
+    workdir: str | Path,
+    steps: int,
+    tensorboard: bool = True,
+    wandb: str | None = None,
+    name: str = "",
+    config: Mapping[str, Any] | None = None,
+) -> Log:
+    """The Log of a run of `steps` steps that also tells a person how it goes, on stderr."""
+    return Log(workdir, Progress(steps), tensorboard, wandb, name, config)

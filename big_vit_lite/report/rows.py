@@ -1,0 +1,103 @@
+"""metrics.jsonl: one JSON object a line, `step` first, each step once and in order.
+
+A row is in the file when `add` returns, so a killed process loses at most the line it was writing.
+What is added to the last step afterwards (an evaluation) widens its line in place. NaN and inf,
+which JSON does not have, are null.
+"""
+
+import errno
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+Row = dict[str, float | None]
+
+
+class Rows:
+    """The metrics file of one run, open for writing.
+
+    What is there already belongs to an earlier process: `resume` says how much of it counts.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._file = self._open()
+        self._start = 0  # where the last row's line begins
+        self._last: Row | None = None
+
+    def resume(self, step: int) -> None:
+        """Keeps the rows up to `step`, each step once, in order; drops later ones and torn lines.
+
+        The file is replaced atomically. Step 0 starts it anew.
+        """
+        kept = {row["step"]: row for row in read_rows(self.path) if row["step"] <= step}
+        lines = [_line(kept[number]) for number in sorted(kept)]
+        temporary = self.path.with_name(f"{self.path.name}.tmp")
+        with open(temporary, "wb") as file:
+            file.write(b"".join(lines))
+            file.flush()
+            os.fsync(file.fileno())
+        os.close(self._file)
+        os.replace(temporary, self.path)
+        self._file = self._open()
+        self._start = sum(map(len, lines[:-1]))
+        self._last = kept[max(kept)] if kept else None
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes values of a step, together with those the step has already.
+
+        Raises:
+            ValueError: if a later step was written before.
+        """
+        last = self._last["step"] if self._last else 0
+        if step < last:
+            raise ValueError(f"row of step {step} after the row of step {last}")
+        if self._last is None or step > last:
+            self._start = os.lseek(self._file, 0, os.SEEK_END)
+            self._last = {"step": step}
+        self._last |= {key: _number(value) for key, value in values.items() if key != "step"}
+        line = _line(self._last)
+        written = os.pwrite(self._file, line, self._start)  # one call: whole, or not there
+        if written < len(line):
+            raise OSError(errno.ENOSPC, "No space left on device", str(self.path))
+        os.ftruncate(self._file, self._start + len(line))
+
+    def flush(self) -> None:
+        """Returns when all rows are on the disk, so that no checkpoint is ahead of its rows."""
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def _open(self) -> int:
+        return os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """The rows of a metrics file in its order; lines that are torn are left out, equal steps
+    merged into the first of them. No file has no rows."""
+    rows: dict[int, Row] = {}
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.setdefault(row["step"], {}).update(row)
+    return list(rows.values())
+
+
+def _number(value: float) -> float | int | None:
+    value = value if isinstance(value, int) else float(value)
+    return value if math.isfinite(value) else None
+
+
+def _line(row: Row) -> bytes:
+    ordered = {"step": row["step"], **{k: v for k, v in row.items() if k != "step"}}
+    return json.dumps(ordered, allow_nan=False).encode() + b"\n"

@@ -1,0 +1,57 @@
+"""Peaks by name of the device, the measured rate of a CPU, memory."""
+
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from big_vit_lite.report import hardware
+
+
+@pytest.mark.parametrize(
+    ("platform", "kind", "flops"),
+    [
+        ("tpu", "TPU v4", 275e12),
+        ("tpu", "TPU v5 lite", 197e12),
+        ("tpu", "TPU v5", 459e12),
+        ("tpu", "TPU v6 lite", 918e12),
+        ("tpu", "TPU7x", 1153.5e12),
+        ("tpu", "TPU v99", None),
+        ("gpu", "NVIDIA A100-SXM4-80GB", 312e12),
+        ("gpu", "NVIDIA A10G", 70e12),
+        ("gpu", "NVIDIA A10", 125e12),
+        ("gpu", "NVIDIA L4", 121e12),
+        ("gpu", "NVIDIA L40S", 362e12),
+        ("gpu", "NVIDIA H100 80GB HBM3", 989e12),
+        ("gpu", "NVIDIA H100 PCIe", 756e12),
+        ("gpu", "NVIDIA H200", 989e12),
+        ("gpu", "NVIDIA GB200", 2500e12),
+        ("gpu", "Tesla T4", 65e12),
+        ("gpu", "something else", None),
+    ],
+)
+def test_peak_by_name(platform, kind, flops):
+    assert hardware.peak_flops(SimpleNamespace(platform=platform, device_kind=kind)) == flops
+
+
+def test_cpu_rate_is_measured_once_and_shared_by_its_devices():
+    rate = hardware.measured_matmul_rate(size=256, runs=3)
+    assert 1e8 < rate < 1e14
+    assert hardware.measured_matmul_rate(size=256, runs=3) == rate
+    assert hardware.peak_flops() == hardware.measured_matmul_rate() / jax.local_device_count()
+
+
+def test_memory_peak_grows_with_what_is_held():
+    import numpy as np
+
+    before = hardware.memory_peak()
+    held = np.ones(max(before, 2**28) // 8 + 2**22)
+    assert hardware.memory_peak() > before + held.nbytes // 8
+    assert before > 2**26
+
+
+def test_accelerators_report_the_fullest_device(monkeypatch):
+    stats = [{"peak_bytes_in_use": 5}, {"peak_bytes_in_use": 9}, None]
+    devices = [SimpleNamespace(memory_stats=lambda s=s: s) for s in stats]
+    monkeypatch.setattr(jax, "local_devices", lambda: devices)
+    assert hardware.memory_peak() == 9
