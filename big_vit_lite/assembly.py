@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from big_vit_lite import config, data, evals, models, parallel, tasks
+from big_vit_lite import config, data, evals, models, parallel, report, tasks
+from big_vit_lite.models.layers.patches import patch_grid
 
 
 class Parts(NamedTuple):
@@ -79,3 +80,21 @@ def from_stored(parts: Parts, state: Any) -> Any:
 def abstract_params(parts: Parts) -> Any:
     """Shapes of the model's parameters."""
     return jax.eval_shape(parts.task.init, jax.random.key(0))
+
+
+def train_flops(parts: Parts) -> int:
+    """Analytic FLOPs to train on one image."""
+    model = parts.model
+    rows, columns = patch_grid(model.image_shape[:2], model.patch, model.patch_stride)
+    patches = rows * columns
+    return report.train_flops(
+        width=model.width,
+        depth=model.depth,
+        mlp_dim=model.block.mlp_dim,
+        patches=patches,
+        tokens=patches + model.class_token + model.registers,
+        patch_dim=model.patch[0] * model.patch[1] * model.image_shape[2],
+        classes=model.classes,
+        pool=model.pool,
+        pre_logits=model.pre_logits,
+    )

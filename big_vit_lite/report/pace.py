@@ -29,6 +29,7 @@ class Pace:
         self._clock = clock
         self._steps, self._waited, self._paused = 0, 0.0, 0.0
         self._began = clock()
+        self._last: dict[str, float] = {}
 
     def step(self, waited: float) -> None:
         """Counts a step that waited this many seconds for its batch."""
@@ -46,7 +47,10 @@ class Pace:
 
     def read(self) -> dict[str, float]:
         """Metrics since the last call: speed/images_per_s, speed/images_per_s_per_chip, speed/mfu,
-        speed/step_s, and speed/data_wait, the share of the time that was spent waiting for data."""
+        speed/step_s, and speed/data_wait, the share of the time that was spent waiting for data.
+        Without a step since then, the same again: two rows can become known at once."""
+        if not self._steps:
+            return dict(self._last)
         now = self._clock()
         seconds = max(now - self._began - self._paused, 1e-9)
         images = self._steps * self._batch_size
@@ -54,10 +58,11 @@ class Pace:
         metrics = {
             "speed/images_per_s": rate,
             "speed/images_per_s_per_chip": rate / self._devices,
-            "speed/step_s": seconds / max(self._steps, 1),
+            "speed/step_s": seconds / self._steps,
             "speed/data_wait": min(self._waited / seconds, 1.0),
         }
         if self._peak:
             metrics["speed/mfu"] = rate * self._flops / (self._devices * self._peak)
         self._steps, self._waited, self._paused, self._began = 0, 0.0, 0.0, now
-        return metrics
+        self._last = metrics
+        return dict(metrics)

@@ -26,6 +26,7 @@ def test_pauses_are_left_out_and_rows_start_anew():
     assert metrics["speed/step_s"] == pytest.approx(2.0)
     assert metrics["speed/data_wait"] == pytest.approx(0.25)
     assert metrics["speed/mfu"] == pytest.approx(16.0 * 1e9 / 4e10)
+    assert pace.read() == metrics  # nothing new, so the same again
     clock.now += 1.0
     pace.step(waited=0.0)
     assert pace.read()["speed/images_per_s"] == pytest.approx(32.0)

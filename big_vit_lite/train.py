@@ -1,0 +1,248 @@
+"""Trains a model: `python -m big_vit_lite.train --config configs/quickstart.py`.
+
+Read this first. The way of a batch: config -> mesh -> stream (step -> one global array a key)
+-> task.loss -> gradient -> optimiser -> new state; every so often evaluate, and save.
+"""
+
+import datetime
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from big_vit_lite import assembly, checkpoint, checks, config, evals, optim, parallel, report
+
+STOPPED = 3
+"""Exit code after a signal and a save. 0: done, 1: the run failed, 2: wrong input."""
+
+
+def train(run: config.Run, workdir: str | Path) -> tuple[dict[str, float], bool]:
+    """Runs `run` in `workdir`, from the last checkpoint there if there is one.
+
+    Returns:
+        The metrics of the last evaluations, and whether a signal stopped the run before its end
+        (its state is saved then).
+
+    Raises:
+        InputError: wrong input; RunError: the run failed.
+    """
+    workdir = Path(workdir)
+    parts = assembly.assemble(run)
+    optimizer = optim.build(
+        run, assembly.abstract_params(parts), parts.steps, parts.batches.examples
+    )
+    r = run.report
+    with (
+        checkpoint.StopRequest() as stop,
+        open_keeper(parts, workdir) as keeper,
+        report.open(workdir, parts.steps, r.tensorboard, r.wandb, run.name, run.to_dict()) as log,
+    ):
+        if keeper.latest is not None:
+            stored = checkpoint.read_meta(keeper.directory)["config"]
+            config.check_resume(config.Run.from_json(stored), run)
+        (workdir / "config.json").write_text(run.to_json())
+        log.say(f"{workdir}: {parts.steps:,} steps on {describe_mesh(parts.mesh)}; compiling")
+        training = parallel.compile_training(
+            parts.task, optimizer, parts.mesh, parts.batches.spec, run.seed
+        )
+        log.say(describe_parameters(run, training))
+        state, meta = first_state(parts, keeper, training)
+        log.resume(int(state["step"]))
+        results = loop(parts, state, training, keeper, log, stop, meta)
+        report.curve(workdir)
+    return results, bool(stop)
+
+
+def loop(parts, state, training, keeper, log, stop, meta) -> dict[str, float]:
+    """Steps from the state's own to the last; returns the metrics of the last evaluations."""
+    run, steps, first = parts.run, parts.steps, int(state["step"])
+    save_every, log_every = period(parts, run.checkpoint.every), period(parts, run.report.every)
+    began = time.monotonic() - meta.get("wall_s", 0.0)
+    results = {k: v for k, v in meta.get("metrics", {}).items() if v is not None}
+    watch, pace = LossWatch(parts.batches), open_pace(parts)
+    batches = parts.batches.iterate(first, steps)
+    for step in range(first + 1, steps + 1):
+        state, metrics = training.step(state, next(batches))
+        pace.step(batches.wait_s)
+        if step == first + 1:
+            jax.block_until_ready(metrics)
+            log.say(f"step {step} done")
+        due = [e for e in parts.evaluations if e.due(step, steps)] if not stop else []
+        save = bool(stop) or step == steps or (save_every and step % save_every == 0)
+        # Nothing is evaluated or saved before all steps so far have been seen to be finite.
+        for finished, numbers in watch.add(step, metrics, wait=bool(due or save)):
+            log.progress(finished)
+            if finished % log_every == 0 or finished in (1, steps):
+                log.row(finished, train_row(parts, finished, numbers) | pace.read())
+        with pace.pause():
+            for evaluation in due:
+                predictions = log.workdir / "predictions" if evaluation.predictions else None
+                found = evals.measure(evaluation, state, step, predictions)
+                log.row(step, found)
+                results |= found
+            if save:
+                log.flush()  # a checkpoint never knows of steps that metrics.jsonl does not
+                stored = assembly.to_stored(parts, state)
+                keeper.save(step, stored, describe_run(parts, step, began), results)
+        if stop:
+            break
+    batches.close()
+    return results
+
+
+class LossWatch:
+    """Reads each step's metrics when they are there, and refuses those that are not finite.
+
+    It stays one step behind, so that the device never waits for the host.
+    """
+
+    def __init__(self, batches):
+        self.batches = batches
+        self.pending: deque[tuple[int, dict]] = deque()
+
+    def add(self, step: int, metrics: dict, wait: bool) -> list[tuple[int, dict[str, float]]]:
+        """Takes the metrics of step `step` (counted from 1).
+
+        Returns:
+            (step, metrics) of the steps that are finished: this one too if `wait`.
+
+        Raises:
+            RunError: names the first step whose loss or gradient is not finite, and its examples.
+        """
+        self.pending.append((step, metrics))
+        return [self._read() for _ in range(len(self.pending) - (0 if wait else 1))]
+
+    def _read(self) -> tuple[int, dict[str, float]]:
+        step, metrics = self.pending.popleft()
+        metrics = {key: float(value) for key, value in jax.device_get(metrics).items()}
+        for key in ("loss", "grad_norm"):
+            if not np.isfinite(metrics[key]):
+                indices = ", ".join(map(str, self.batches.indices(step - 1)))
+                raise config.RunError(
+                    f"step {step}: {key} is {metrics[key]}; its batch holds the examples "
+                    f"[{indices}] of data.train. No state of this step or later is saved. Try a "
+                    "lower optim.lr, a longer optim.warmup, or optim.clip_norm=1.0."
+                )
+        return step, metrics
+
+
+def first_state(parts, keeper, training) -> tuple[dict, dict]:
+    """The state to start from, and what its checkpoint says: resumed, from run.init, or new."""
+    if keeper.latest is not None:
+        state, meta = keeper.restore(assembly.stored_form(parts, training.abstract))
+        return assembly.from_stored(parts, state), meta
+    state = training.init()
+    if parts.run.init is not None:
+        stored = assembly.stored_form(parts, training.abstract["params"])
+        params, _ = checkpoint.load_params(parts.run.init, stored)
+        state["params"] = assembly.from_stored(parts, params)
+        if "ema" in state:
+            state["ema"] = jax.tree.map(jax.numpy.copy, state["params"])
+    return state, {}
+
+
+def period(parts, duration) -> int | None:
+    """A duration of the config in steps; None stays None."""
+    if duration is None:
+        return None
+    return max(1, config.steps_of(duration, parts.run, parts.batches.examples, parts.steps))
+
+
+def open_keeper(parts, workdir: Path):
+    """The checkpoints of a run."""
+    c = parts.run.checkpoint
+    return checkpoint.Keeper(
+        workdir / "checkpoints", c.keep, period(parts, c.keep_every), c.keep_best, c.best_mode
+    )
+
+
+def open_pace(parts):
+    """The speedometer of a run."""
+    return report.Pace(
+        parts.run.data.batch_size,
+        parts.mesh.size,
+        assembly.train_flops(parts),
+        report.peak_flops(parts.mesh.devices.flat[0]),
+    )
+
+
+def train_row(parts, step: int, numbers: dict[str, float]) -> dict[str, Any]:
+    """A row of metrics.jsonl about training itself."""
+    examples = step * parts.run.data.batch_size
+    return {
+        **{f"train/{key}": value for key, value in numbers.items()},
+        "train/examples": examples,
+        "train/epoch": examples / parts.batches.examples,
+        "memory/peak_bytes": report.memory_peak(),
+    }
+
+
+def describe_run(parts, step: int, began: float) -> dict[str, Any]:
+    """What a checkpoint says beside its arrays."""
+    return {
+        "config": parts.run.to_json(),
+        "seed": parts.run.seed,
+        "examples_seen": step * parts.run.data.batch_size,
+        "class_names": list(parts.batches.class_names),
+        "wall_s": time.monotonic() - began,
+    }
+
+
+def describe_mesh(mesh) -> str:
+    """'8 x TPU v5 lite (data 2, fsdp 4)'."""
+    axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
+    kind = mesh.devices.flat[0].device_kind
+    return f"{mesh.size} x {kind}" + (f" ({axes})" if axes else "")
+
+
+def describe_parameters(run, training) -> str:
+    """The table of parameters, and what the state takes."""
+    params = training.abstract["params"]
+    lr = optim.multipliers(params, run.optim.lr_rules, "optim.lr_rules")
+    decay = optim.multipliers(params, run.optim.decay_rules, "optim.decay_rules")
+    memory = training.compiled.memory_analysis()
+    state, temporary = parallel.shard_bytes(training.abstract), memory.temp_size_in_bytes
+    return (
+        f"parameters\n{report.parameter_table(params, lr, decay)}\n"
+        f"state {state / 2**20:,.1f} MiB a device, temporaries of a step {temporary / 2**20:,.1f} MiB"
+    )
+
+
+def dated_folder(run: config.Run) -> Path:
+    """runs/NAME-DATE-TIME, which does not exist yet."""
+    now = datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    return Path("runs") / f"{run.name or 'run'}-{now}"
+
+
+def count_devices(run: config.Run) -> int:
+    """Devices of this machine or pod; starts JAX as the run will."""
+    parallel.start(run.deterministic)
+    return jax.device_count()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command."""
+
+    def command() -> int:
+        line = config.command_line(
+            sys.argv[1:] if argv is None else argv,
+            program="python -m big_vit_lite.train",
+            about="Trains a model; goes on with the run that --workdir holds, if any.",
+            checks=(*checks.STATIC, checks.devices(count_devices)),
+        )
+        workdir = line.workdir or dated_folder(line.run)
+        results, stopped = train(line.run, workdir)
+        for key, value in results.items():
+            print(f"{key} {value:.6g}")
+        print(f"{'stopped and saved' if stopped else 'done'}: {workdir}")
+        return STOPPED if stopped else 0
+
+    return config.exit_code(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
