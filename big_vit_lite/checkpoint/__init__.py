@@ -8,7 +8,6 @@ import importlib
 _HOME = {
     "Keeper": "keeper",
     "StopRequest": "preemption",
-    "StopRequest": "preemption",
     "find": "reading",
     "load_params": "reading",
     "read_meta": "reading",

@@ -3,12 +3,14 @@
 import os
 import signal
 import sys
+import threading
 
 
 class StopRequest:
     """Turns SIGTERM and Ctrl-C into a question the loop asks between two steps.
 
-    A context manager: the former handlers come back on exit. Truthy once a signal came. A second
+    A context manager: the former handlers come back on exit. In a thread other than the main one,
+    where Python allows no handlers, it never asks. Truthy once a signal came. A second
     signal ends the process at once, without saving, with the signal's usual exit code.
     """
 
@@ -22,7 +24,8 @@ class StopRequest:
         return self.received is not None
 
     def __enter__(self) -> "StopRequest":
-        for number in self.SIGNALS:
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        for number in self.SIGNALS if in_main_thread else ():
             self._former[number] = signal.signal(number, self._handle)
         return self
 

@@ -62,13 +62,23 @@ def not_finite(leaves: Mapping[str, Any]) -> list[str]:
 
     Optimiser states are let be: some hold inf by design.
     """
-    floats = {
-        name: leaf
+    finite = {
+        name: [_all_finite(part) for part in _parts(leaf)]
         for name, leaf in leaves.items()
         if name.startswith(("params/", "ema/")) and jnp.issubdtype(leaf.dtype, jnp.inexact)
     }
-    finite = jax.device_get({name: _all_finite(leaf) for name, leaf in floats.items()})
-    return [name for name, value in finite.items() if not value]
+    return [name for name, values in jax.device_get(finite).items() if not all(values)]
+
+
+def _parts(leaf: Any) -> list[Any]:
+    """Each part of an array once, on the device that holds it.
+
+    Reduced where they lie, they need no collective: hundreds of those in flight at once, one a
+    leaf, lock up the devices that a CPU is split into.
+    """
+    if not isinstance(leaf, jax.Array):
+        return [leaf]
+    return [shard.data for shard in leaf.addressable_shards if shard.replica_id == 0]
 
 
 @jax.jit

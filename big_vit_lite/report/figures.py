@@ -60,7 +60,8 @@ def _draw(runs: Mapping[str, list[Row]], path: Path, title: str) -> Path:
         if end == "loss" and _spans_decades(runs):
             axes.set_yscale("log")
         if end != "lr" or len(runs) > 1:
-            axes.legend(frameon=False, fontsize=8)
+            crowded = len(axes.lines) > 6
+            axes.legend(frameon=False, fontsize=6 if crowded else 8)
     if title:
         figure.suptitle(title, fontsize=11)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -81,10 +82,12 @@ def _lines(axes, rows: list[Row], end: str, run: str, colour: int | None) -> Non
             label += f" (best {max(values):.2%})"
         elif not trained:
             label += f" (last {values[-1]:.3g})"
+        if run:  # the run's name stands for its training curve: a legend must leave room
+            label = run if trained else f"{run}: {label}"
         axes.plot(
             steps,
             values,
-            label=f"{run}: {label}" if run else label,
+            label=label,
             color=_COLOURS[(number if colour is None else colour) % len(_COLOURS)],
             linestyle="-" if trained else "--" if averaged else "-",
             marker="" if trained or len(points) > 30 else "s" if averaged else "o",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from checkpoint.states import abstract, assert_same, make_state, spread
 
-from big_vit_lite.checkpoint import Keeper, manifest, meta
+from big_vit_lite.checkpoint import Keeper, manifest, meta, tree
 from big_vit_lite.config import InputError, RunError
 
 META = {"config": '{"seed": 0}', "seed": 0, "examples": 64, "wall_s": 1.5}
@@ -211,3 +211,19 @@ def test_restoring_what_is_not_there(tmp_path):
 def test_state_with_a_python_number_is_refused_by_name(tmp_path):
     with Keeper(tmp_path) as keeper, pytest.raises(TypeError, match="opt_state/0 is no array"):
         keeper.save(1, {"opt_state": (3,)}, META)
+
+
+def test_many_sharded_leaves_are_looked_through_without_collectives(tmp_path):
+    """Hundreds of small reductions over 8 devices at once once locked up the process."""
+    state = {"params": {f"w{i}": jnp.full((8, 4), i, jnp.float32) for i in range(300)}}
+    state = spread(state, 8)
+    assert not any("all-reduce" in text for text in _programs(state["params"]["w1"]))
+    with Keeper(tmp_path) as keeper:
+        keeper.save(1, state, META)
+        bad = state["params"]["w299"].at[7, 3].set(jnp.nan)
+        with pytest.raises(RunError, match="step 2 is not saved: NaN or inf in params/w299"):
+            keeper.save(2, {"params": {**state["params"], "w299": bad}}, META)
+
+
+def _programs(leaf):
+    return [tree._all_finite.lower(part).compile().as_text() for part in tree._parts(leaf)]
