@@ -64,33 +64,40 @@ def loop(parts, state, training, keeper, log, stop, meta) -> dict[str, float]:
     began = time.monotonic() - meta.get("wall_s", 0.0)
     results = {k: v for k, v in meta.get("metrics", {}).items() if v is not None}
     watch, pace = LossWatch(parts.batches), open_pace(parts)
-    batches = parts.batches.iterate(first, steps)
-    for step in range(first + 1, steps + 1):
-        state, metrics = training.step(state, next(batches))
-        pace.step(batches.wait_s)
-        if step == first + 1:
-            jax.block_until_ready(metrics)
-            log.say(f"step {step} done")
-        due = [e for e in parts.evaluations if e.due(step, steps)] if not stop else []
-        save = bool(stop) or step == steps or (save_every and step % save_every == 0)
-        # Nothing is evaluated or saved before all steps so far have been seen to be finite.
-        for finished, numbers in watch.add(step, metrics, wait=bool(due or save)):
-            log.progress(finished)
-            if finished % log_every == 0 or finished in (1, steps):
-                log.row(finished, train_row(parts, finished, numbers) | pace.read())
-        with pace.pause():
-            for evaluation in due:
-                predictions = log.workdir / "predictions" if evaluation.predictions else None
-                found = evals.measure(evaluation, state, step, predictions)
-                log.row(step, found)
-                results |= found
-            if save:
-                log.flush()  # a checkpoint never knows of steps that metrics.jsonl does not
-                stored = assembly.to_stored(parts, state)
-                keeper.save(step, stored, describe_run(parts, step, began), results)
-        if stop:
-            break
-    batches.close()
+
+    def evaluate(step: int, due: list[evals.Scheduled]) -> None:
+        for evaluation in due:
+            predictions = log.workdir / "predictions" if evaluation.predictions else None
+            found = evals.measure(evaluation, state, step, predictions)
+            log.row(step, found)
+            results.update(found)
+
+    # A signal does not wait for evaluations: those it skipped are made up for here.
+    evaluate(first, [e for e in parts.evaluations if e.name in meta.get("skipped", ())])
+    with parts.batches.iterate(first, steps) as batches:
+        for step in range(first + 1, steps + 1):
+            state, metrics = training.step(state, next(batches))
+            pace.step(batches.wait_s)
+            if step == first + 1:
+                jax.block_until_ready(metrics)
+                log.say(f"step {step} done")
+            due = [e for e in parts.evaluations if e.due(step, steps)]
+            skipped = [e.name for e in due] if stop and step < steps else []
+            save = bool(stop) or step == steps or (save_every and step % save_every == 0)
+            # Nothing is evaluated or saved before all steps so far have been seen to be finite.
+            for finished, numbers in watch.add(step, metrics, wait=bool(due or save)):
+                log.progress(finished)
+                if finished % log_every == 0 or finished in (1, steps):
+                    log.row(finished, train_row(parts, finished, numbers) | pace.read())
+            with pace.pause():
+                if not skipped:
+                    evaluate(step, due)
+                if save:
+                    log.flush()  # a checkpoint never knows of steps that metrics.jsonl does not
+                    said = describe_run(parts, step, began) | {"skipped": skipped}
+                    keeper.save(step, assembly.to_stored(parts, state), said, results)
+            if stop:
+                break
     return results
 
 

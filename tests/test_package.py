@@ -1,4 +1,4 @@
-"""What the package promises about itself: its import contracts, its cost to import, no TensorFlow."""
+"""What the package promises: its import contracts, its cost to import, no TensorFlow."""
 
 import subprocess
 import sys
@@ -56,7 +56,8 @@ from big_vit_lite.train import main
 status = main(["--config", "configs/quickstart.py:tiny", "--workdir", {str(tmp_path / "run")!r}])
 import importlib.util
 assert importlib.util.find_spec("tensorflow") is not None
-print(status, [m for m in sys.modules if m.split(".")[0] in ("tensorflow", "torch", "transformers")])
+heavy = ("tensorflow", "torch", "transformers")
+print(status, [m for m in sys.modules if m.split(".")[0] in heavy or m == "flax.training"])
 """
     done = run_python(code, cwd=ROOT)
     assert done.stdout.strip().splitlines()[-1] == "0 []", done.stdout[-2000:] + done.stderr[-2000:]

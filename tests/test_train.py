@@ -1,0 +1,232 @@
+"""The train command: resumes to the bit, stops when asked, refuses what it must."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from big_vit_lite import checkpoint, evaluate
+from big_vit_lite.checkpoint import arrays
+from big_vit_lite.train import main
+
+ROOT = Path(__file__).parent.parent
+QUICKSTART = str(ROOT / "configs" / "quickstart.py:tiny")
+NOISY = (  # everything that draws random numbers or keeps state
+    "--config.model.dropout=0.1",
+    "--config.model.stochastic_depth=0.2",
+    "--config.task.mixup=0.3",
+    "--config.optim.ema=0.9",
+    "--config.optim.clip_norm=1.0",
+    "--config.optim.weight_decay=0.1",
+)
+
+
+def options(workdir, *more, config=QUICKSTART):
+    return ["--config", config, "--workdir", str(workdir), *more]
+
+
+def stored(workdir, step=None):
+    """Every array of a checkpoint by name, as bytes on the disk say."""
+    directory = Path(workdir) / "checkpoints" / str(step) if step else checkpoint.find(workdir)
+    listing = checkpoint.read_meta(directory)["arrays"]
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    wanted = {
+        name: jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype), sharding=sharding)
+        for name, (dtype, shape) in listing.items()
+    }
+    return {name: np.asarray(x) for name, x in arrays.load(directory, wanted).items()}
+
+
+def rows(workdir):
+    lines = (Path(workdir) / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def results(workdir):
+    """Rows without what a clock or the machine's memory says."""
+    return [
+        {k: v for k, v in row.items() if not k.startswith(("speed/", "memory/"))}
+        for row in rows(workdir)
+    ]
+
+
+def start(workdir, *more):
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "big_vit_lite.train", *options(workdir, *more)],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def wait_for_step(workdir, step, process, seconds=120):
+    file = Path(workdir) / "metrics.jsonl"
+    for _ in range(int(seconds / 0.02)):
+        text = file.read_text() if file.exists() else ""
+        complete = [line for line in text.split("\n")[:-1] if line]
+        if complete and json.loads(complete[-1])["step"] >= step:
+            return
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+    raise AssertionError(f"step {step} not reached: {process.communicate(timeout=5)}")
+
+
+def test_killed_and_stopped_runs_end_bitwise_where_an_uninterrupted_one_does(tmp_path):
+    more = (
+        *NOISY,
+        "--config.steps=120",
+        "--config.checkpoint.every=10",
+        "--config.report.every=1",
+        "--config.evals.val.every=30",
+        "--config.model.depth=4",
+        "--config.data.batch_size=64",
+    )
+    whole = start(tmp_path / "whole", *more)
+    output, _ = whole.communicate(timeout=300)
+    assert whole.returncode == 0, output
+
+    first = start(tmp_path / "cut", *more)
+    wait_for_step(tmp_path / "cut", 25, first)
+    first.kill()
+    first.wait()
+    assert checkpoint.read_meta(tmp_path / "cut")["step"] >= 10
+    second = start(tmp_path / "cut", *more)
+    wait_for_step(tmp_path / "cut", 60, second)
+    second.send_signal(signal.SIGTERM)
+    output, _ = second.communicate(timeout=60)
+    assert second.returncode == 3 and "SIGTERM: saving after this step" in output, output
+    stopped_at = checkpoint.read_meta(tmp_path / "cut")["step"]
+    assert 60 <= stopped_at < 120
+    third = start(tmp_path / "cut", *more)
+    output, _ = third.communicate(timeout=300)
+    assert third.returncode == 0, output
+
+    a, b = stored(tmp_path / "whole"), stored(tmp_path / "cut")
+    assert {name.split("/")[0] for name in a} == {"step", "params", "opt_state", "ema"}
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    assert results(tmp_path / "whole") == results(tmp_path / "cut")
+    assert [row["step"] for row in rows(tmp_path / "cut")] == list(range(1, 121))
+    assert (tmp_path / "cut" / "curve.png").stat().st_size > 5000
+
+
+def test_saved_scanned_and_resumed_unrolled(tmp_path):
+    more = (*NOISY[2:], "--config.checkpoint.every=3", "--config.report.every=1",
+            "--config.optim.schedule=constant", "--config.optim.warmup=0")  # fmt: skip
+    assert (
+        main(options(tmp_path / "one", *more, "--config.steps=6", "--config.model.scan=false")) == 0
+    )
+    other = tmp_path / "other"
+    assert main(options(other, *more, "--config.steps=3", "--config.model.scan=true")) == 0
+    # One stored form: the scanned run's arrays have the unrolled run's names and shapes.
+    assert {k: v.shape for k, v in stored(other, 3).items()} == {
+        k: v.shape for k, v in stored(tmp_path / "one", 3).items()
+    }
+    assert main(options(other, *more, "--config.steps=6", "--config.model.scan=false")) == 0
+    for ours, theirs in zip(results(other), results(tmp_path / "one"), strict=True):
+        assert ours["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-5)
+    assert main(options(other, *more, "--config.steps=7", "--config.model.scan=true")) == 0
+    assert [row["step"] for row in rows(other)] == list(range(1, 8))
+
+
+def test_nan_names_its_step_and_examples_and_saves_nothing(tmp_path, capfd):
+    more = ("--config.steps=12", "--config.checkpoint.every=1", "--config.checkpoint.keep=1",
+            "--config.optim.name=sgd", "--config.optim.lr=1e18", "--config.optim.warmup=0",
+            "--config.report.every=1")  # fmt: skip
+    assert main(options(tmp_path, *more)) == 1
+    text = capfd.readouterr().err
+    step = int(text.split("\nstep ")[1].split(":")[0])
+    from big_vit_lite import config, data
+
+    run = config.load(QUICKSTART, [m.removeprefix("--config.").split("=", 1) for m in more])
+    indices = ", ".join(map(str, data.train_stream(run.data, run.seed).indices(step - 1)))
+    assert f"step {step}: " in text and f"[{indices}] of data.train" in text
+    # What stands is the last good state; rows end before the bad step.
+    assert checkpoint.read_meta(tmp_path)["step"] == step - 1
+    assert all(np.isfinite(x).all() for x in stored(tmp_path).values())
+    assert [row["step"] for row in rows(tmp_path)] == list(range(1, step))
+
+
+def test_evaluate_gives_what_training_printed(tmp_path, capsys):
+    assert main(options(tmp_path, *NOISY, "--config.steps=4")) == 0
+    trained = rows(tmp_path)[-1]
+    capsys.readouterr()
+    arguments = ["--config", QUICKSTART, "--checkpoint", str(tmp_path), "--workdir", str(tmp_path),
+                 "--predictions", str(tmp_path / "predictions")]  # fmt: skip
+    assert evaluate.main(arguments) == 0
+    measured = json.loads((tmp_path / "evaluation.json").read_text())
+    assert measured["step"] == 4
+    keys = [key for key in trained if key.startswith("val/")]
+    assert {"val/top1", "val/ema/top1", "val/loss", "val/ema/loss"} <= set(keys)
+    assert {key: measured[key] for key in keys} == {key: trained[key] for key in keys}
+    assert f"val/top1 {trained['val/top1']:.6g}" in capsys.readouterr().out
+    assert len((tmp_path / "predictions" / "val-4.jsonl").read_text().splitlines()) > 300
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path, capsys):
+    assert main(options(tmp_path, "--config.steps=2")) == 0
+    before, printed = rows(tmp_path), capsys.readouterr().out
+    assert main(options(tmp_path, "--config.steps=2")) == 0
+    assert rows(tmp_path) == before and capsys.readouterr().out == printed
+
+
+def test_another_config_is_refused_by_name_on_resume(tmp_path, capsys):
+    assert main(options(tmp_path, "--config.steps=2")) == 0
+    assert main(options(tmp_path, "--config.optim.lr=0.5", "--config.seed=3")) == 2
+    text = capsys.readouterr().err
+    assert "optim.lr = 0.5: the run in this workdir has" in text and "seed = 3: " in text
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0  # still the run's own
+
+
+def test_init_starts_from_another_runs_parameters(tmp_path):
+    assert main(options(tmp_path / "a", "--config.steps=3")) == 0
+    more = (f"--config.init={tmp_path / 'a'}", "--config.steps=1", "--config.optim.name=sgd",
+            "--config.optim.lr=1e-12", "--config.optim.ema=0.5")  # fmt: skip
+    assert main(options(tmp_path / "b", *more)) == 0
+    a, b = stored(tmp_path / "a"), stored(tmp_path / "b")
+    for name in (n for n in a if n.startswith("params/")):
+        np.testing.assert_allclose(b[name], a[name], atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(b["ema" + name[6:]], a[name], atol=1e-6, err_msg=name)
+    assert any(np.abs(a[n]).max() > 0.1 for n in a if "kernel" in n)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--config", "configs/no_such.py"], 'config file "configs/no_such.py" does not exist'),
+        (["--config", QUICKSTART, "--config.optim.lrr=1"], "did you mean optim.lr?"),
+        (["--config", QUICKSTART, "--config.model.patch=3"], "8"),
+        (
+            ["--config", QUICKSTART, "--config.mesh.data=3"],
+            "data 3 x fsdp 1 x tensor 1 does not make 8",
+        ),
+        (["--config", str(ROOT / "configs" / "vit_b16.py")], "data/imagenet"),
+        (["--config", QUICKSTART, "--config.model.channels=3"], "model.channels is 3"),
+        (["--config", QUICKSTART, "--config.init=/nowhere"], "/nowhere does not exist"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_exit_code_2(
+    arguments, text, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main([*arguments, "--workdir", str(tmp_path / "run")]) == 2
+    err = capsys.readouterr().err
+    assert text in err and "Traceback" not in err
+
+
+def test_non_square_images_of_other_channels_train(tmp_path):
+    more = ("--config.data.train.source=synthetic", "--config.data.val.source=synthetic",
+            *(f"--config.data.{s}.{f}" for s in ("train", "val") for f in
+              ("image_size=(16, 24)", "channels=5", "transform=", "part=", "examples=32")),
+            "--config.model.channels=5", "--config.model.patch=(8, 4)",
+            "--config.steps=2")  # fmt: skip
+    assert main(options(tmp_path, *more)) == 0
+    assert stored(tmp_path)["params/embedding/kernel"].shape == (8, 4, 5, 32)
+    assert stored(tmp_path)["params/pos_embedding"].shape == (1, 12, 32)
