@@ -212,10 +212,11 @@ def describe_parameters(run, training) -> str:
     lr = optim.multipliers(params, run.optim.lr_rules, "optim.lr_rules")
     decay = optim.multipliers(params, run.optim.decay_rules, "optim.decay_rules")
     memory = training.compiled.memory_analysis()
-    state, temporary = parallel.shard_bytes(training.abstract), memory.temp_size_in_bytes
+    state = parallel.shard_bytes(training.abstract) / 2**20
+    temporary = memory.temp_size_in_bytes / 2**20
+    table = report.parameter_table(params, lr, decay)
     return (
-        f"parameters\n{report.parameter_table(params, lr, decay)}\n"
-        f"state {state / 2**20:,.1f} MiB a device, temporaries of a step {temporary / 2**20:,.1f} MiB"
+        f"parameters\n{table}\na device: state {state:,.1f} MiB, temporaries {temporary:,.1f} MiB"
     )
 
 

@@ -19,7 +19,7 @@ _KNOWN: tuple[tuple[str, Callable[[float], str]], ...] = (
 # What fits beside a bar in 80 columns.
 _LIVE = ("train/loss", "speed/images_per_s", "speed/data_wait")
 # Told in other words, or of no use to a reader of lines.
-_SILENT = {"speed/images_per_s_per_chip", "speed/step_s"}
+_SILENT = {"speed/images_per_s_per_chip", "speed/step_s", "train/examples", "train/epoch"}
 
 
 class Progress:
