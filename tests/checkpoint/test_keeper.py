@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import resource
 import time
 
 import jax
@@ -131,6 +132,27 @@ def test_full_disk_is_told_at_the_next_call_and_at_close(tmp_path, monkeypatch):
     keeper.save(3, small(3), META)
     with pytest.raises(RunError, match="could not save step 3"):
         keeper.close()
+
+
+def test_arrays_that_cannot_be_written_are_one_sentence(tmp_path, capfd):
+    """Orbax itself fails, at a limit on the size of files; it would print a traceback as well."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    state = {"params": {"w": jnp.asarray(np.random.default_rng(0).random(2**18))}}
+    with Keeper(tmp_path) as keeper:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**17, limits[1]))
+        try:
+            keeper.save(1, state, META)
+            with pytest.raises(
+                RunError, match="could not save step 1 to .*File too large"
+            ) as error:
+                keeper.wait()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert "\n" not in str(error.value)
+        assert list(tmp_path.iterdir()) == []
+        keeper.save(2, state, META)
+    assert keeper.latest == 2
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_error_of_the_run_is_not_hidden_by_the_error_of_a_save(tmp_path, monkeypatch):
