@@ -215,9 +215,7 @@ def describe_parameters(run, training) -> str:
     state = parallel.shard_bytes(training.abstract) / 2**20
     temporary = memory.temp_size_in_bytes / 2**20
     table = report.parameter_table(params, lr, decay)
-    return (
-        f"parameters\n{table}\na device: state {state:,.1f} MiB, temporaries {temporary:,.1f} MiB"
-    )
+    return f"parameters\n{table}\nper device: state {state:,.1f} MiB, step {temporary:,.1f} MiB"
 
 
 def dated_folder(run: config.Run) -> Path:
