@@ -62,15 +62,18 @@ def loop(parts, state, training, keeper, log, stop, meta) -> dict[str, float]:
     run, steps, first = parts.run, parts.steps, int(state["step"])
     save_every, log_every = period(parts, run.checkpoint.every), period(parts, run.report.every)
     began = time.monotonic() - meta.get("wall_s", 0.0)
-    results = {k: v for k, v in meta.get("metrics", {}).items() if v is not None}
+    results = dict(meta.get("results", {}))
     watch, pace = LossWatch(parts.batches), open_pace(parts)
 
-    def evaluate(step: int, due: list[evals.Scheduled]) -> None:
+    def evaluate(step: int, due: list[evals.Scheduled]) -> dict[str, float]:
+        found = {}
         for evaluation in due:
             predictions = log.workdir / "predictions" if evaluation.predictions else None
-            found = evals.measure(evaluation, state, step, predictions)
+            found |= evals.measure(evaluation, state, step, predictions)
+        if found:
             log.row(step, found)
             results.update(found)
+        return found
 
     # A signal does not wait for evaluations: those it skipped are made up for here.
     evaluate(first, [e for e in parts.evaluations if e.name in meta.get("skipped", ())])
@@ -90,12 +93,11 @@ def loop(parts, state, training, keeper, log, stop, meta) -> dict[str, float]:
                 if finished % log_every == 0 or finished in (1, steps):
                     log.row(finished, train_row(parts, finished, numbers) | pace.read())
             with pace.pause():
-                if not skipped:
-                    evaluate(step, due)
+                found = {} if skipped else evaluate(step, due)
                 if save:
                     log.flush()  # a checkpoint never knows of steps that metrics.jsonl does not
-                    said = describe_run(parts, step, began) | {"skipped": skipped}
-                    keeper.save(step, assembly.to_stored(parts, state), said, results)
+                    said = describe_run(parts, step, began, results) | {"skipped": skipped}
+                    keeper.save(step, assembly.to_stored(parts, state), said, found)
             if stop:
                 break
     return results
@@ -188,14 +190,15 @@ def train_row(parts, step: int, numbers: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def describe_run(parts, step: int, began: float) -> dict[str, Any]:
-    """What a checkpoint says beside its arrays."""
+def describe_run(parts, step: int, began: float, results: dict[str, float]) -> dict[str, Any]:
+    """What a checkpoint says beside its arrays and the metrics of its own step."""
     return {
         "config": parts.run.to_json(),
         "seed": parts.run.seed,
         "examples_seen": step * parts.run.data.batch_size,
         "class_names": list(parts.batches.class_names),
         "wall_s": time.monotonic() - began,
+        "results": {key: value for key, value in results.items() if np.isfinite(value)},
     }
 
 
