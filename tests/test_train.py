@@ -14,6 +14,7 @@ import pytest
 
 from big_vit_lite import checkpoint, evaluate
 from big_vit_lite.checkpoint import arrays
+from big_vit_lite.report import Pace
 from big_vit_lite.train import main
 
 ROOT = Path(__file__).parent.parent
@@ -134,6 +135,28 @@ def test_saved_scanned_and_resumed_unrolled(tmp_path):
         assert ours["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-5)
     assert main(options(other, *more, "--config.steps=7", "--config.model.scan=true")) == 0
     assert [row["step"] for row in rows(other)] == list(range(1, 8))
+
+
+def test_a_signal_skips_evaluations_which_the_resumed_run_makes_up_for(tmp_path, monkeypatch):
+    more = ("--config.steps=6", "--config.evals.val.every=2", "--config.report.every=1",
+            "--config.checkpoint.keep=9", "--config.checkpoint.keep_best=val/top1")  # fmt: skip
+    assert main(options(tmp_path / "whole", *more)) == 0
+    taken = iter(range(1, 100))
+
+    def signal_in_step_4(pace, waited, original=Pace.step):
+        if next(taken) == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return original(pace, waited)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pace, "step", signal_in_step_4)
+        assert main(options(tmp_path / "cut", *more)) == 3
+    assert checkpoint.read_meta(tmp_path / "cut")["skipped"] == ["val"]
+    assert "val/top1" in rows(tmp_path / "cut")[1] and "val/top1" not in rows(tmp_path / "cut")[3]
+    # An evaluation of step 2 is no reason to call the checkpoint of step 4 the best.
+    assert checkpoint.read_meta(tmp_path / "cut")["metrics"] == {}
+    assert main(options(tmp_path / "cut", *more)) == 0
+    assert results(tmp_path / "cut") == results(tmp_path / "whole")
 
 
 def test_nan_names_its_step_and_examples_and_saves_nothing(tmp_path, capfd):
