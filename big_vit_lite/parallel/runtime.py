@@ -1,6 +1,8 @@
-"""What is set once, before JAX's backend starts: compilation cache and determinism."""
+"""What is asked of JAX, XLA and the C library: cache, determinism, compiler options, memory."""
 
+import ctypes
 import os
+import sys
 from pathlib import Path
 
 
@@ -25,3 +27,26 @@ def start(deterministic: bool = False) -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache_directory()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def compiler_options(mesh) -> dict[str, str]:
+    """Options for compiling programs with gradients for a mesh's devices.
+
+    On CPU, XLA takes optimisation barriers out before it merges equal expressions for the last
+    time, which undoes `jax.checkpoint`. Leaving that pass out makes remat work: temporaries of a
+    ViT-B/16 step at batch 8 fall from 1,609 to 656 MiB.
+    """
+    if mesh.devices.flat[0].platform != "cpu":
+        return {}
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"}
+
+
+def return_freed_memory() -> None:
+    """Gives memory that is free in the C library's heap back to the system, where glibc is used.
+
+    Compiling a ViT-B/16 step leaves 200 to 350 MiB there that nothing needs again.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from big_vit_lite.parallel.mesh import constrain, replicated
 from big_vit_lite.parallel.rules import with_shardings
+from big_vit_lite.parallel.runtime import compiler_options, return_freed_memory
 
 State = dict[str, Any]
 Batch = dict[str, jax.Array]
@@ -145,8 +146,9 @@ def compile_training(
         compiled = (
             jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
             .lower(abstract, batch)
-            .compile()
+            .compile(compiler_options(mesh))
         )
+    return_freed_memory()
     return Training(jax.jit(init, out_shardings=shardings), compiled, abstract, compiled)
 
 
