@@ -45,6 +45,20 @@ def test_fast_attention_is_close_in_bfloat16():
         assert relative(y.astype(jnp.float32), exact) < 0.02, path
 
 
+def test_fast_gradients_are_close_in_bfloat16():
+    def gradients(path, dtype):
+        def total(q, k, v):
+            y = attention.dot_product_attention(q, k, v, path).astype(jnp.float32)
+            return (y * jnp.cos(jnp.arange(8.0))).sum()
+
+        return jax.grad(total, argnums=(0, 1, 2))(*heads(dtype))
+
+    fast, exact = gradients("matmul", jnp.bfloat16), gradients("reference", jnp.float32)
+    assert {x.dtype for x in fast} == {jnp.dtype(jnp.bfloat16)}
+    for a, b in zip(fast, exact, strict=True):
+        assert relative(a.astype(jnp.float32), b) < 0.05
+
+
 def test_attention_survives_huge_scores():
     q, k, v = heads()
     q = q * 1e4

@@ -351,7 +351,7 @@ def test_biases_can_be_left_out():
 
 def test_auto_follows_the_platform():
     for platform, scan, remat, dtype, attention in [
-        ("cpu", False, "none", "float32", "matmul"),
+        ("cpu", False, "dots", "float32", "matmul"),
         ("gpu", True, "dots", "bfloat16", "cudnn"),
         ("tpu", True, "dots", "bfloat16", "xla"),
     ]:

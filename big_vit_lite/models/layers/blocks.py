@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-from big_vit_lite.models.layers.attention import Attention
+from big_vit_lite.models.layers.attention import KEPT, Attention, rows
 from big_vit_lite.models.layers.noise import dropout, stochastic_depth
 from big_vit_lite.models.layers.norms import LayerNorm, LayerScale
 from big_vit_lite.parallel import constrain
@@ -75,10 +75,10 @@ class Mlp(nn.Module):
             "kernel_init": nn.initializers.xavier_uniform(),
             "bias_init": nn.initializers.normal(1e-6),
         }
-        y = nn.Dense(self.spec.mlp_dim, **dense, name="Dense_0")(x)
+        y = nn.Dense(self.spec.mlp_dim, **dense, name="Dense_0")(rows(x))
         y = ACTIVATIONS[self.spec.activation](y)
         y = dropout(y, self.spec.dropout, key)
-        return nn.Dense(x.shape[-1], **dense, name="Dense_1")(y)
+        return nn.Dense(x.shape[-1], **dense, name="Dense_1")(y).reshape(x.shape)
 
 
 class Block(nn.Module):
@@ -172,7 +172,11 @@ class Encoder(nn.Module):
 def _rematerialised(remat: str, in_scan: bool) -> type[nn.Module]:
     if remat == "none":
         return Block
-    policies = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
+    keep = jax.checkpoint_policies
+    dots = keep.save_from_both_policies(
+        keep.dots_with_no_batch_dims_saveable, keep.save_only_these_names(KEPT)
+    )
+    policies = {"dots": dots, "full": None}
     # A scan's body is compiled apart, so that the barriers against common subexpressions, which
     # cost time, have nothing to prevent there.
     return nn.remat(Block, policy=policies[remat], prevent_cse=not in_scan)
