@@ -49,28 +49,31 @@ def get_config(arg=None):
     config = mlc.ConfigDict()
     config.name = "quickstart"
     config.seed = arg.seed
-    config.epochs = 60
+    config.epochs = 100
 
     config.model = dict(
-        variant="mu/2",
-        width=64,
-        depth=6,
+        variant="mu/3",
+        width=48,
+        depth=4,
         heads=4,
         mlp_dim=256,
+        patch_stride=1,
         channels=1,
         pool="gap",
         position_std=0.5,
+        stochastic_depth=0.1,
     )
+    config.task = dict(label_smoothing=0.1, mixup=0.2)
     config.data = dict(
         batch_size=64,
         train=dict(
             source="digits",
             part=train,
-            transform="decode(channels=1)|affine(degrees=10,translate=1)",
+            transform="decode(channels=1)|affine(degrees=10,translate=0.3,scale=0.1,shear=10)",
         ),
         val=dict(source="digits", part=val, transform="decode(channels=1)"),
     )
-    config.optim = dict(lr=1.5e-3, schedule="cosine", warmup="5%", weight_decay=0.05)
+    config.optim = dict(lr=2e-3, b2=0.98, schedule="cosine", warmup="5%", weight_decay=0.05)
 
     config.evals = dict(val=dict(every="10 epochs"))
     config.checkpoint = dict(every="20 epochs")
@@ -79,7 +82,7 @@ def get_config(arg=None):
     if arg.tiny:
         del config.epochs
         config.steps = 4
-        config.model.update(width=32, depth=2, mlp_dim=64)
+        config.model.update(width=32, depth=2, mlp_dim=64, patch=2, patch_stride=2)
         config.data.batch_size = 16
         config.evals.val.every = "2 steps"
         config.checkpoint.every = "2 steps"
