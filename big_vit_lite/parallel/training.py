@@ -86,19 +86,23 @@ def average(ema, params, decay: float, step: jax.Array):
     return jax.tree.map(lambda old, new: old + (1.0 - rate) * (new - old), ema, params)
 
 
+def first_state(params, optimizer: Optimizer) -> State:
+    """The state before any step."""
+    state = {
+        "step": jnp.zeros((), jnp.int32),
+        "params": params,
+        "opt_state": optimizer.init(params),
+    }
+    if optimizer.ema is not None:
+        state["ema"] = jax.tree.map(jnp.copy, params)
+    return state
+
+
 def make_functions(task: Task, optimizer: Optimizer, seed: int):
     """(init, step) as plain functions, before any jit: init() -> state, step(state, batch)."""
 
     def init() -> State:
-        params = task.init(jax.random.key(seed))
-        state = {
-            "step": jnp.zeros((), jnp.int32),
-            "params": params,
-            "opt_state": optimizer.init(params),
-        }
-        if optimizer.ema is not None:
-            state["ema"] = jax.tree.map(jnp.copy, params)
-        return state
+        return first_state(task.init(jax.random.key(seed)), optimizer)
 
     def step(state: State, batch: Batch) -> tuple[State, dict]:
         params = state["params"]
@@ -149,7 +153,19 @@ def compile_training(
             .compile(compiler_options(mesh))
         )
     return_freed_memory()
-    return Training(jax.jit(init, out_shardings=shardings), compiled, abstract, compiled)
+    # Two programs: drawing parameters takes three times their memory, which is free again when the
+    # optimiser's state comes.
+    draw = jax.jit(task.init, out_shardings=shardings["params"])
+    begin = jax.jit(
+        lambda params: first_state(params, optimizer), donate_argnums=0, out_shardings=shardings
+    )
+
+    def init_sharded() -> State:
+        state = jax.block_until_ready(begin(draw(jax.random.key(seed))))
+        return_freed_memory()
+        return state
+
+    return Training(init_sharded, compiled, abstract, compiled)
 
 
 def shard_bytes(abstract) -> int:
