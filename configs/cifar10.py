@@ -16,7 +16,8 @@ Arguments, after a colon and separated by commas:
                          tenth, to choose settings without looking at the test set
     tiny                 4 steps of a much smaller model on synthetic images, without any files
 
-Expected result: 75 % is the aim for 20 minutes on two CPU cores. Measured: not run here yet.
+Expected result: 80 % top-1 in 20 minutes on two CPU cores, where it sees 730 images/s.
+Measured: 80.4 %, averaged weights 80.5 %, seed 0, on JPEG copies of the images (results/cifar10).
 
 Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009; the recipe is
 this project's own. Mean and standard deviation are those of the training images.

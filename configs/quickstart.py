@@ -13,8 +13,8 @@ Arguments, after a colon and separated by commas, as in configs/quickstart.py:se
                      settings without looking at the test set
     tiny             4 steps of a much smaller model
 
-Expected result: at least 99 % on the held-out fifth as the mean of seeds 0, 1, 2, in about a
-minute on two CPU cores. Measured: not run here yet.
+Expected result: 99.4 % on the held-out fifth, in about a minute on two CPU cores.
+Measured: 99.44, 99.44, 99.44 % for seeds 0, 1, 2 with split_seed the same (results/quickstart).
 
 Source: the digits are the test set of E. Alpaydin and C. Kaynak, Optical Recognition of
 Handwritten Digits, UCI 1998, 8x8 pixels, as scikit-learn carries them. The recipe is this
