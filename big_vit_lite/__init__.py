@@ -1,4 +1,4 @@
-"""Train, adapt, evaluate and explain Vision Transformers in JAX.
+"""Train and evaluate Vision Transformers in JAX.
 
 The public names load on first use, so that `import big_vit_lite` costs next to nothing.
 """

@@ -28,6 +28,10 @@ def assemble(run: config.Run) -> Parts:
         InputError: wrong input that only files or devices show.
     """
     parallel.start(run.deterministic)
+    if jax.process_count() > 1:
+        raise config.InputError(
+            "this version trains with the devices of one host, any number of them; start it on one."
+        )
     mesh = parallel.make_mesh(run.mesh)
     batches = data.train_stream(run.data, run.seed, mesh)
     steps = config.total_steps(run, batches.examples)
@@ -35,9 +39,22 @@ def assemble(run: config.Run) -> Parts:
     check_images(run, image_shape)
     platform = mesh.devices.flat[0].platform
     classes = run.model.classes or len(batches.class_names)
+    if classes < len(batches.class_names):
+        raise config.InputError(
+            f"model.classes is {classes}, but data.train has {len(batches.class_names)} classes; "
+            "leave model.classes none, or give at least that many."
+        )
     model = models.build_model(run.model, image_shape, classes, platform)
-    task = tasks.build(run, model, image_shape)
+    task = tasks.build(run, model)
     evaluations = evals.build(run, task, mesh, batches, steps)
+    for evaluation in evaluations:  # now, not hours later at the first evaluation
+        height, width, channels = evaluation.stream.spec["image"].shape[1:]
+        if channels != run.model.channels:
+            raise config.InputError(
+                f"evaluation {evaluation.name} has images of {channels} channels and the model "
+                f"{run.model.channels}; its transform wants decode(channels={run.model.channels})."
+            )
+        patch_grid((height, width), model.patch, model.patch_stride)
     return Parts(run, mesh, batches, steps, model, task, evaluations)
 
 
@@ -56,6 +73,22 @@ def check_images(run: config.Run, image_shape: tuple[int, int, int]) -> None:
             f"model.image_size is {stated[0]}x{stated[1]}, but data.train.transform makes images "
             f"of {height}x{width}; leave model.image_size none, or resize there."
         )
+
+
+def check_class_names(parts: Parts, meta: dict) -> None:
+    """Raises InputError unless a checkpoint was trained on these classes, in this order."""
+    stored, ours = meta["class_names"], list(parts.batches.class_names)
+    if stored != ours:
+        raise config.InputError(
+            f"the checkpoint knows {len(stored)} classes ({', '.join(stored[:3])} ...), data.train "
+            f"has {len(ours)} ({', '.join(ours[:3])} ...); use data with the same classes in order."
+        )
+
+
+def count_devices(run: config.Run) -> int:
+    """Devices of this machine; starts JAX as the run will."""
+    parallel.start(run.deterministic)
+    return jax.device_count()
 
 
 def stored_form(parts: Parts, abstract: Any) -> Any:
@@ -87,12 +120,13 @@ def train_flops(parts: Parts) -> int:
     model = parts.model
     rows, columns = patch_grid(model.image_shape[:2], model.patch, model.patch_stride)
     patches = rows * columns
+    kept = max(1, round(patches * (1 - model.patch_dropout)))  # what the blocks see in training
     return report.train_flops(
         width=model.width,
         depth=model.depth,
         mlp_dim=model.block.mlp_dim,
         patches=patches,
-        tokens=patches + model.class_token + model.registers,
+        tokens=kept + model.class_token + model.registers,
         patch_dim=model.patch[0] * model.patch[1] * model.image_shape[2],
         classes=model.classes,
         pool=model.pool,

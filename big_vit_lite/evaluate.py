@@ -7,8 +7,6 @@ import json
 import sys
 from pathlib import Path
 
-import jax
-
 from big_vit_lite import assembly, checkpoint, checks, config, evals
 
 OPTIONS = (
@@ -48,6 +46,8 @@ def evaluate(
     stored = assembly.stored_form(parts, assembly.abstract_params(parts))
     path = checkpoint.find(directory)
     params, meta = checkpoint.load_params(path, stored)
+    assembly.check_class_names(parts, meta)
+    check_same_function(config.Run.from_json(meta["config"], f"{path}/meta.json"), run)
     state = {"params": assembly.from_stored(parts, params)}
     if any(name.startswith("ema/") for name in meta["arrays"]):
         ema, _ = checkpoint.load_params(path, stored, which="ema")
@@ -56,6 +56,23 @@ def evaluate(
     for scheduled in parts.evaluations:
         metrics |= evals.measure(scheduled, state, meta["step"], predictions)
     return metrics
+
+
+def check_same_function(trained: config.Run, run: config.Run) -> None:
+    """Raises InputError if parameters would mean something else here than when they were trained.
+
+    Other images, sizes and precisions may be evaluated; another activation, or pixels normalised
+    otherwise, fits the same shapes and gives plausible wrong numbers.
+    """
+    free = ("scan", "remat", "attention", "dtype", "image_size", "position_resample", "classes")
+    wrong = [
+        config.Fault(key, f"the checkpoint was trained with {old!r}; set it back", new)
+        for key, old, new in config.differences(trained, run)
+        if key in ("data.mean", "data.std", "task.loss")
+        or (key.startswith("model.") and not key.endswith((*free, "dropout", "depth")))
+    ]
+    if wrong:
+        raise config.InputError("\n".join(map(str, wrong)), wrong)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -67,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
             program="python -m big_vit_lite.evaluate",
             about="Evaluates a checkpoint.",
             options=OPTIONS,
-            checks=(*checks.STATIC, checks.devices(lambda run: jax.device_count())),
+            checks=(*checks.STATIC, checks.devices(assembly.count_devices)),
         )
         metrics = evaluate(line.run, line.extras["checkpoint"], line.extras.get("predictions"))
         for key, value in metrics.items():

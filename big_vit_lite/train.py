@@ -5,6 +5,7 @@ Read this first. The way of a batch: config -> mesh -> stream (step -> one globa
 """
 
 import datetime
+import itertools
 import sys
 import time
 from collections import deque
@@ -42,28 +43,32 @@ def train(run: config.Run, workdir: str | Path) -> tuple[dict[str, float], bool]
         report.open(workdir, parts.steps, r.tensorboard, r.wandb, run.name, run.to_dict()) as log,
     ):
         if keeper.latest is not None:
-            stored = checkpoint.read_meta(keeper.directory)["config"]
-            config.check_resume(config.Run.from_json(stored), run)
+            meta = checkpoint.read_meta(keeper.directory)
+            config.check_resume(config.Run.from_json(meta["config"]), run)
+            assembly.check_class_names(parts, meta)
+        elif run.init is not None:
+            checkpoint.find(run.init)  # refused now rather than after compiling
         (workdir / "config.json").write_text(run.to_json())
         log.say(f"{workdir}: {parts.steps:,} steps on {describe_mesh(parts.mesh)}; compiling")
         training = parallel.compile_training(
             parts.task, optimizer, parts.mesh, parts.batches.spec, run.seed
         )
-        log.say(describe_parameters(run, training))
+        log.say(describe_parameters(parts, training))
         state, meta = first_state(parts, keeper, training)
         log.resume(int(state["step"]))
-        results = loop(parts, state, training, keeper, log, stop, meta)
+        results, stopped = loop(parts, state, training, keeper, log, stop, meta)
         report.curve(workdir)
-    return results, bool(stop)
+    return results, stopped
 
 
-def loop(parts, state, training, keeper, log, stop, meta) -> dict[str, float]:
-    """Steps from the state's own to the last; returns the metrics of the last evaluations."""
+def loop(parts, state, training, keeper, log, stop, meta) -> tuple[dict[str, float], bool]:
+    """Steps from the state's own to the last; returns as `train` does."""
     run, steps, first = parts.run, parts.steps, int(state["step"])
     save_every, log_every = period(parts, run.checkpoint.every), period(parts, run.report.every)
     began = time.monotonic() - meta.get("wall_s", 0.0)
     results = dict(meta.get("results", {}))
     watch, pace = LossWatch(parts.batches), open_pace(parts)
+    profile = Profile(run.report.profile, log.workdir / "profile")
 
     def evaluate(step: int, due: list[evals.Scheduled]) -> dict[str, float]:
         found = {}
@@ -77,16 +82,20 @@ def loop(parts, state, training, keeper, log, stop, meta) -> dict[str, float]:
 
     # A signal does not wait for evaluations: those it skipped are made up for here.
     evaluate(first, [e for e in parts.evaluations if e.name in meta.get("skipped", ())])
-    with parts.batches.iterate(first, steps) as batches:
+    stopping = False
+    with profile, parts.batches.iterate(first, steps) as batches:
         for step in range(first + 1, steps + 1):
+            profile.before(step)
             state, metrics = training.step(state, next(batches))
             pace.step(batches.wait_s)
             if step == first + 1:
                 jax.block_until_ready(metrics)
                 log.say(f"step {step} done")
+            # Asked once a step: a signal that comes later is for the next one.
+            stopping = bool(stop) and step < steps
             due = [e for e in parts.evaluations if e.due(step, steps)]
-            skipped = [e.name for e in due] if stop and step < steps else []
-            save = bool(stop) or step == steps or (save_every and step % save_every == 0)
+            skipped = [e.name for e in due] if stopping else []
+            save = stopping or step == steps or (save_every and step % save_every == 0)
             # Nothing is evaluated or saved before all steps so far have been seen to be finite.
             for finished, numbers in watch.add(step, metrics, wait=bool(due or save)):
                 log.progress(finished)
@@ -98,9 +107,32 @@ def loop(parts, state, training, keeper, log, stop, meta) -> dict[str, float]:
                     log.flush()  # a checkpoint never knows of steps that metrics.jsonl does not
                     said = describe_run(parts, step, began, results) | {"skipped": skipped}
                     keeper.save(step, assembly.to_stored(parts, state), said, found)
-            if stop:
+            if stopping:
                 break
-    return results
+    return results, stopping
+
+
+class Profile:
+    """Traces the steps [first, end) of `report.profile` into a folder; a context manager."""
+
+    def __init__(self, steps: tuple[int, int] | None, directory: Path):
+        self.steps, self.directory, self.running = steps, directory, False
+
+    def __enter__(self) -> "Profile":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self.running:
+            jax.profiler.stop_trace()
+
+    def before(self, step: int) -> None:
+        """Called before step `step` (counted from 1) is dispatched."""
+        wanted = self.steps is not None and self.steps[0] <= step - 1 < self.steps[1]
+        if wanted and not self.running:
+            jax.profiler.start_trace(self.directory)
+        elif self.running and not wanted:
+            jax.profiler.stop_trace()
+        self.running = wanted
 
 
 class LossWatch:
@@ -209,11 +241,11 @@ def describe_mesh(mesh) -> str:
     return f"{mesh.size} x {kind}" + (f" ({axes})" if axes else "")
 
 
-def describe_parameters(run, training) -> str:
-    """The table of parameters, and what the state takes."""
-    params = training.abstract["params"]
-    lr = optim.multipliers(params, run.optim.lr_rules, "optim.lr_rules")
-    decay = optim.multipliers(params, run.optim.decay_rules, "optim.decay_rules")
+def describe_parameters(parts, training) -> str:
+    """The table of parameters under their names in checkpoints, and what the state takes."""
+    o, params = parts.run.optim, assembly.stored_form(parts, training.abstract["params"])
+    lr = optim.multipliers(params, o.lr_rules, "optim.lr_rules")
+    decay = optim.multipliers(params, o.decay_rules, "optim.decay_rules")
     memory = training.compiled.memory_analysis()
     state = parallel.shard_bytes(training.abstract) / 2**20
     temporary = memory.temp_size_in_bytes / 2**20
@@ -222,15 +254,15 @@ def describe_parameters(run, training) -> str:
 
 
 def dated_folder(run: config.Run) -> Path:
-    """runs/NAME-DATE-TIME, which does not exist yet."""
+    """Makes runs/NAME-DATE-TIME, with a number behind it where that exists."""
     now = datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
-    return Path("runs") / f"{run.name or 'run'}-{now}"
-
-
-def count_devices(run: config.Run) -> int:
-    """Devices of this machine or pod; starts JAX as the run will."""
-    parallel.start(run.deterministic)
-    return jax.device_count()
+    for number in itertools.count(1):
+        folder = Path("runs") / f"{run.name or 'run'}-{now}{f'-{number}' if number > 1 else ''}"
+        try:
+            folder.mkdir(parents=True)  # fails if another process made it a moment ago
+            return folder
+        except FileExistsError:
+            continue
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -241,7 +273,7 @@ def main(argv: list[str] | None = None) -> int:
             sys.argv[1:] if argv is None else argv,
             program="python -m big_vit_lite.train",
             about="Trains a model; goes on with the run that --workdir holds, if any.",
-            checks=(*checks.STATIC, checks.devices(count_devices)),
+            checks=(*checks.STATIC, checks.devices(assembly.count_devices)),
         )
         workdir = line.workdir or dated_folder(line.run)
         results, stopped = train(line.run, workdir)

@@ -83,7 +83,7 @@ def get_config(arg=None):
     if arg.tiny:
         del config.epochs
         config.steps = 4
-        config.model.update(width=32, depth=2, mlp_dim=64, patch=2, patch_stride=2)
+        config.model.update(width=32, depth=2, mlp_dim=64, patch=2, patch_stride=None)
         config.data.batch_size = 16
         config.evals.val.every = "2 steps"
         config.checkpoint.every = "2 steps"

@@ -18,7 +18,7 @@ def make_run(batch_size=16, model=None, **fields):
 
 def make_task(run, image_shape=(32, 32, 3), classes=10):
     model = models.build_model(run.model, image_shape, classes, "cpu")
-    return tasks.build(run, model, image_shape)
+    return tasks.build(run, model)
 
 
 def make_optimizer(run, task):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from pkgutil import resolve_name
 
 import jax
 import numpy as np
@@ -159,6 +160,57 @@ def test_a_signal_skips_evaluations_which_the_resumed_run_makes_up_for(tmp_path,
     assert results(tmp_path / "cut") == results(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    "where", ["big_vit_lite.train.LossWatch.add", "big_vit_lite.evals.measure"]
+)
+def test_a_signal_at_any_moment_of_a_step_ends_with_a_save(tmp_path, monkeypatch, where):
+    more = ("--config.steps=20", "--config.evals.val.every=3", "--config.report.every=1")
+    module, name = where.rsplit(".", 1)
+    owner = resolve_name(module)
+    original, calls = getattr(owner, name), iter(range(1, 100))
+
+    def with_signal(*arguments, **options):
+        if next(calls) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, with_signal)
+    assert main(options(tmp_path, *more)) == 3
+    assert checkpoint.read_meta(tmp_path)["step"] == rows(tmp_path)[-1]["step"] < 20
+
+
+def test_a_signal_in_the_last_step_is_no_reason_to_call_the_run_unfinished(tmp_path, monkeypatch):
+    original, calls = Pace.step, iter(range(1, 9))
+
+    def signal_in_step_2(pace, waited):
+        if next(calls) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return original(pace, waited)
+
+    monkeypatch.setattr(Pace, "step", signal_in_step_2)
+    assert main(options(tmp_path, "--config.steps=2")) == 0
+    assert "val/top1" in rows(tmp_path)[-1] and checkpoint.read_meta(tmp_path)["step"] == 2
+
+
+def test_profile_traces_the_steps_asked_for(tmp_path):
+    assert main(options(tmp_path, "--config.steps=4", "--config.report.profile=(1, 3)")) == 0
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_evaluate_refuses_what_would_read_the_parameters_otherwise(tmp_path, capsys):
+    assert main(options(tmp_path, "--config.steps=1")) == 0
+    arguments = ["--config", QUICKSTART, "--checkpoint", str(tmp_path)]
+    assert (
+        evaluate.main([*arguments, "--config.model.activation=erf", "--config.data.mean=(0.4,)"])
+        == 2
+    )
+    text = capsys.readouterr().err
+    assert 'model.activation = "erf": the checkpoint was trained with' in text
+    assert "data.mean = (0.4,): the checkpoint was trained with" in text
+    # What changes no number, and a head with room for more classes, is no difference.
+    assert evaluate.main([*arguments, "--config.model.scan=true"]) == 0
+
+
 def test_nan_names_its_step_and_examples_and_saves_nothing(tmp_path, capfd):
     more = ("--config.steps=12", "--config.checkpoint.every=1", "--config.checkpoint.keep=1",
             "--config.optim.name=sgd", "--config.optim.lr=1e18", "--config.optim.warmup=0",
@@ -225,7 +277,7 @@ def test_init_starts_from_another_runs_parameters(tmp_path):
     [
         (["--config", "configs/no_such.py"], 'config file "configs/no_such.py" does not exist'),
         (["--config", QUICKSTART, "--config.optim.lrr=1"], "did you mean optim.lr?"),
-        (["--config", QUICKSTART, "--config.model.patch=3"], "8"),
+        (["--config", QUICKSTART, "--config.model.patch=3"], "8x8"),
         (
             ["--config", QUICKSTART, "--config.mesh.data=3"],
             "data 3 x fsdp 1 x tensor 1 does not make 8",
@@ -233,6 +285,16 @@ def test_init_starts_from_another_runs_parameters(tmp_path):
         (["--config", str(ROOT / "configs" / "vit_b16.py")], "data/imagenet"),
         (["--config", QUICKSTART, "--config.model.channels=3"], "model.channels is 3"),
         (["--config", QUICKSTART, "--config.init=/nowhere"], "/nowhere does not exist"),
+        (["--config", QUICKSTART, "--config.model.classes=3"], "data.train has 10 classes"),
+        (["--config", QUICKSTART, "--config.model.pool=none"], "pool cls, gap or map"),
+        (
+            ["--config", QUICKSTART, "--config.epochs=1", "--config.optim.warmup=5000"],
+            "5,000 steps",
+        ),
+        (
+            ["--config", QUICKSTART, "--config.data.val.transform=decode(channels=3)"],
+            "evaluation val has images of 3 channels and the model 1",
+        ),
     ],
 )
 def test_wrong_input_is_one_sentence_and_exit_code_2(
@@ -249,7 +311,10 @@ def test_non_square_images_of_other_channels_train(tmp_path):
             *(f"--config.data.{s}.{f}" for s in ("train", "val") for f in
               ("image_size=(16, 24)", "channels=5", "transform=", "part=", "examples=32")),
             "--config.model.channels=5", "--config.model.patch=(8, 4)",
+            "--config.model.classes=13", "--config.evals.val.predictions=true",
             "--config.steps=2")  # fmt: skip
     assert main(options(tmp_path, *more)) == 0
     assert stored(tmp_path)["params/embedding/kernel"].shape == (8, 4, 5, 32)
     assert stored(tmp_path)["params/pos_embedding"].shape == (1, 12, 32)
+    assert stored(tmp_path)["params/head/kernel"].shape == (32, 13)  # room for more classes
+    assert len((tmp_path / "predictions" / "val-2.jsonl").read_text().splitlines()) == 32

@@ -119,6 +119,9 @@ def _evals(run: Run) -> Iterator[Fault]:
 
 def _tokens(run: Run) -> Iterator[Fault]:
     model = run.model
+    if model.pool == "none" and run.task.name == "classification":
+        wanted = "task classification wants one vector an image; pool cls, gap or map"
+        yield Fault("model.pool", wanted, "none", ("task.name",))
     if model.pool == "cls" and model.class_token is False:
         wanted = "pool cls needs the class token; leave it none, or pool otherwise"
         yield Fault("model.class_token", wanted, False, ("model.pool",))

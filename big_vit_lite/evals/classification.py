@@ -52,7 +52,7 @@ class Evaluation:
         self.evaluate_batch = jax.jit(evaluate_batch, out_shardings=replicated(mesh))
 
     def run(self, params: Any, stream, predictions: Path | None = None) -> dict[str, float]:
-        """Numbers over a finite stream: loss, top1, top5 (with more than 5 classes), count.
+        """Numbers over a finite stream: loss, top1, and top5 with more than 5 classes.
 
         Args:
             params: the model's parameters, sharded as in training.
@@ -68,6 +68,8 @@ class Evaluation:
             for batch in stream.iterate(0, len(stream)):
                 sums, row = self.evaluate_batch(params, batch)
                 pending.append(sums)
+                if len(pending) > 2:  # a bound on what is in flight at once
+                    jax.block_until_ready(pending[-3])
                 if predictions is not None:
                     rows.append(jax.device_get(row))
         # f64 on the host: sums of counts stay exact for any number of examples.
@@ -93,8 +95,9 @@ def write_predictions(path: Path, batches: list[dict], stream) -> None:
     examples = []
     for batch in batches:
         for i in np.flatnonzero(batch["index"] >= 0):
+            names = stream.class_names
             best = [
-                {"class": stream.class_names[c], "score": round(float(s), 6)}
+                {"class": names[c] if c < len(names) else f"class {c}", "score": round(float(s), 6)}
                 for c, s in zip(batch["classes"][i], batch["scores"][i], strict=True)
             ]
             index = int(batch["index"][i])
@@ -102,7 +105,7 @@ def write_predictions(path: Path, batches: list[dict], stream) -> None:
                 {
                     "index": index,
                     "name": stream.name_of(index),
-                    "label": stream.class_names[batch["label"][i]],
+                    "label": names[batch["label"][i]],
                     "loss": round(float(batch["loss"][i]), 6),
                     "best": best,
                 }

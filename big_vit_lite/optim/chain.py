@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from big_vit_lite import config
@@ -30,11 +31,16 @@ class Optimizer(NamedTuple):
         return self.transformation.update(grads, opt_state, params)
 
 
+def is_all(factor: float | np.ndarray, value: float) -> bool:
+    """Whether a factor of `multipliers`, a number or one a layer, is `value` throughout."""
+    return bool(np.all(factor == value))
+
+
 def scale_by_tree(factors) -> optax.GradientTransformation:
     """Multiplies each leaf of the updates by its own constant."""
 
     def update(updates, state, params=None):
-        return jax.tree.map(lambda u, f: u if f == 1.0 else u * f, updates, factors), state
+        return jax.tree.map(lambda u, f: u if is_all(f, 1) else u * f, updates, factors), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
@@ -44,7 +50,7 @@ def decay_weights(rate: float, factors) -> optax.GradientTransformation:
 
     def update(updates, state, params=None):
         def add(u, w, f):
-            return u + (rate * f) * w if f else u
+            return u if is_all(f, 0) else u + (rate * f) * w
 
         return jax.tree.map(add, updates, params, factors), state
 
@@ -62,18 +68,27 @@ def build(run: config.Run, params, steps: int, examples: int) -> Optimizer:
         params: parameters or their shapes; the rules are matched against their paths.
         steps: length of the run.
         examples: training examples in an epoch, for durations in epochs.
+
+    Raises:
+        InputError: rules that do not fit the parameters, or phases longer than the run.
     """
     o = run.optim
 
     def in_steps(duration) -> int:
         return config.steps_of(duration, run, examples, steps)
 
+    rise, fall = in_steps(o.warmup), in_steps(o.cooldown)
+    if rise + fall > steps:
+        raise config.InputError(
+            f"optim.warmup is {rise:,} steps and optim.cooldown {fall:,}, more than the {steps:,} "
+            'steps of the run; set them as a share, such as --config.optim.warmup="5%".'
+        )
     lr = make_schedule(
         o.schedule,
         o.lr,
         steps,
-        warmup=in_steps(o.warmup),
-        cooldown=in_steps(o.cooldown),
+        warmup=rise,
+        cooldown=fall,
         timescale=in_steps(o.rsqrt_timescale),
         end_lr=o.end_lr,
     )

@@ -19,9 +19,9 @@ def start(deterministic: bool = False) -> None:
     Call it before the first computation. A cache directory that cannot be written is no error: JAX
     then compiles anew.
     """
-    if deterministic:
-        flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+    flag, flags = "--xla_gpu_deterministic_ops=true", os.environ.get("XLA_FLAGS", "")
+    if deterministic and flag not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {flag}".strip()
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(cache_directory()))

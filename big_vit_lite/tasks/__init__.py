@@ -12,6 +12,6 @@ from big_vit_lite.tasks.classification import Classification
 TASKS = {"classification": Classification}
 
 
-def build(run: config.Run, model, image_shape: tuple[int, int, int]):
+def build(run: config.Run, model):
     """The task that `run.task.name` names, around a model."""
-    return TASKS[run.task.name](run, model, image_shape)
+    return TASKS[run.task.name](run, model)

@@ -28,11 +28,10 @@ class Classification:
     Batches: image uint8 (b, h, w, c), label int32 (b,); evaluation adds mask bool (b,).
     """
 
-    def __init__(self, run: config.Run, model, image_shape: tuple[int, int, int]):
+    def __init__(self, run: config.Run, model):
         self.model = model
         self.options = run.task
         self.mean, self.std = run.data.mean, run.data.std
-        self.image_shape = image_shape
         self.cross_entropy = LOSSES[run.task.loss]
 
     def init(self, key: jax.Array):

@@ -232,7 +232,7 @@ def positions_shifted(params: dict) -> None:
         ("square", swapped, "block00"),
         ("square", scaled_by_head_features, "block00"),
     ],
-    ids=str,
+    ids=lambda x: getattr(x, "__name__", str(x)),
 )
 def test_the_nearest_wrong_variant_fails(golden, case, change, first):
     """From the tensor where it enters to the logits, ten times over the tolerance at least."""

@@ -128,3 +128,22 @@ def test_first_moment_may_be_bfloat16():
     optimizer = optim.build(make_run(mu_dtype="bfloat16"), params, steps=10, examples=80)
     types = {x.dtype for x in jax.tree.leaves(optimizer.init(params)) if x.ndim}
     assert types == {jnp.dtype("bfloat16"), jnp.dtype("float32")}
+
+
+def test_rules_name_single_layers_also_when_they_are_scanned():
+    rules = (("encoderblock_0/", 0.25), ("encoderblock_1/.*bias$", 0.0), (".*", 1.0))
+    layers = {"kernel": jnp.ones((2, 4, 3)), "bias": jnp.ones((2, 3))}
+    stacked = {"Transformer": {"encoderblock": layers}}
+    factors = optim.multipliers(stacked, rules, "optim.lr_rules")["Transformer"]["encoderblock"]
+    np.testing.assert_array_equal(np.broadcast_to(factors["kernel"], (2, 4, 3))[:, 0, 0], [0.25, 1])
+    np.testing.assert_array_equal(factors["bias"][:, 0], [0.25, 0.0])
+    run = make_run(name="sgd", lr=1.0, momentum=0.0, weight_decay=0.5, lr_rules=rules)
+    after = run_chain(run, stacked, [stacked])["Transformer"]["encoderblock"]
+    # w - lr_rule * (g + 0.5 w) with w = g = 1; biases do not decay.
+    np.testing.assert_allclose(after["kernel"][:, 0, 0], [1 - 0.25 * 1.5, 1 - 1.5])
+    np.testing.assert_allclose(after["bias"][:, 0], [0.75, 1.0])
+
+
+def test_warmup_longer_than_the_run_is_refused():
+    with pytest.raises(config.InputError, match=r"optim\.warmup is 12 steps .* than the 10 steps"):
+        optim.build(make_run(warmup=12), random_trees(1)[0], steps=10, examples=80)
