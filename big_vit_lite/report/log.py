@@ -1,13 +1,15 @@
 """Log: one call a row, to metrics.jsonl, TensorBoard, Weights & Biases and the terminal."""
 
+import contextlib
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from big_vit_lite.config import InputError
+from big_vit_lite.config import InputError, RunError
+from big_vit_lite.report.board import Board
 from big_vit_lite.report.progress import Progress
-from big_vit_lite.report.rows import Rows
+from big_vit_lite.report.rows import Rows, writing
 
 
 class Log:
@@ -51,30 +53,29 @@ class Log:
         self._progress = progress
         self._tensorboard = tensorboard
         self._resumed: int | None = None
-        self._board: Any = None
+        self._board: Board | None = None
         self._wandb: Any = None
 
     def __enter__(self) -> "Log":
         return self
 
-    def __exit__(self, *exception) -> None:
-        self.close()
+    def __exit__(self, kind, *exception) -> None:
+        # What went wrong first is what a person needs to know.
+        with contextlib.suppress(RunError) if kind else contextlib.nullcontext():
+            self.close()
 
     def resume(self, step: int) -> None:
         """Says which step the run goes on from, before the first row: rows after it are dropped.
 
         A run that starts anew says 0, which the first row does for it otherwise.
+
+        Raises:
+            RunError: if the folder cannot be written to; so do the methods below.
         """
         self._rows.resume(step)
         self._resumed = step
         if self._tensorboard:
-            from tensorboardX import SummaryWriter
-
-            # Files are named by the second; the step keeps a quick restart from overwriting one.
-            options = {"filename_suffix": f".{step}", "flush_secs": 30}
-            if step:
-                options["purge_step"] = step + 1
-            self._board = SummaryWriter(str(self.workdir / "tensorboard"), **options)
+            self._board = Board(self.workdir / "tensorboard", step)
         if self._wandb_project:
             self._wandb = self._open_wandb()
 
@@ -89,8 +90,7 @@ class Log:
         values = {key: v if isinstance(v, int) else float(v) for key, v in values.items()}
         self._rows.add(step, values)
         if self._board is not None:
-            for key, value in values.items():
-                self._board.add_scalar(key, value, step)
+            self._board.add(step, values)
         if self._wandb is not None:
             self._wandb.log(values, step=step)
         if self._progress is not None:
@@ -114,13 +114,14 @@ class Log:
 
     def close(self) -> None:
         """Flushes and closes every writer."""
-        self._rows.close()
-        if self._board is not None:
-            self._board.close()
-        if self._wandb is not None:
-            self._wandb.finish()
-        if self._progress is not None:
-            self._progress.close()
+        with contextlib.ExitStack() as each:  # also when one of them fails
+            if self._progress is not None:
+                each.callback(self._progress.close)
+            if self._wandb is not None:
+                each.callback(self._wandb.finish)
+            if self._board is not None:
+                each.callback(self._board.close)
+            each.callback(self._rows.close)
 
     def _open_wandb(self) -> Any:
         """A Weights & Biases run, the same one again after a resume: its id is kept in a file."""
@@ -135,7 +136,8 @@ class Log:
             id=known,
             resume="allow",
         )
-        note.write_text(run.id)
+        with writing(note):
+            note.write_text(run.id)
         return run
 
 

@@ -16,7 +16,8 @@ _KNOWN: tuple[tuple[str, Callable[[float], str]], ...] = (
     ("speed/data_wait", lambda v: f"data wait {v:.1%}"),
     ("memory/peak_bytes", lambda v: f"memory {v / 2**30:.2f} GiB"),
 )
-# What fits beside a bar in 80 columns.
+# Columns in which all of _KNOWN fits beside a bar, and what fits in 80.
+_WIDE = 150
 _LIVE = ("train/loss", "speed/images_per_s", "speed/data_wait")
 # Told in other words, or of no use to a reader of lines.
 _SILENT = {"speed/images_per_s_per_chip", "speed/step_s", "train/examples", "train/epoch"}
@@ -25,8 +26,9 @@ _SILENT = {"speed/images_per_s_per_chip", "speed/step_s", "train/examples", "tra
 class Progress:
     """Tells how far a run is.
 
-    On a terminal a bar with step, loss, images/s, data wait and time left stays at the bottom, and
-    evaluations stand above it; elsewhere every row is a line.
+    On a terminal a bar with step, time left and the numbers of training stays at the bottom, and
+    evaluations stand above it. Where the terminal is too narrow for all of them the bar has loss,
+    images/s and data wait, and every row is a line above it, as it is where there is no terminal.
     """
 
     def __init__(
@@ -67,14 +69,15 @@ class Progress:
     def row(self, step: int, values: Mapping[str, float]) -> None:
         """Metrics of a step."""
         self.update(step)
-        line = describe(values)
-        if not self._terminal:
-            self.say(f"step {step}/{self._total}  {line}{self._left(step)}")
-        elif any(key.startswith(("train/", "speed/")) for key in values):
-            live = describe({key: values[key] for key in _LIVE if key in values})
+        training = any(key.startswith(("train/", "speed/")) for key in values)
+        wide = self._terminal and self._bar.console.width >= _WIDE
+        if not (wide and training):
+            left = "" if self._terminal else self._left(step)  # the bar tells it
+            self.say(f"step {step}/{self._total}  {describe(values)}{left}")
+        if self._terminal and training:
+            keys = dict(_KNOWN) if wide else _LIVE
+            live = describe({key: values[key] for key in keys if key in values})
             self._bar.update(self._task, text=live)
-        else:
-            self.say(f"step {step}  {line}")
 
     def close(self) -> None:
         """Leaves the bar as it is and gives the terminal back."""

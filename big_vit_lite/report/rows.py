@@ -5,12 +5,15 @@ What is added to the last step afterwards (an evaluation) widens its line in pla
 which JSON does not have, are null.
 """
 
+import contextlib
 import errno
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from big_vit_lite.config import RunError
 
 Row = dict[str, float | None]
 
@@ -31,7 +34,14 @@ class Rows:
         """Keeps the rows up to `step`, each step once, in order; drops later ones and torn lines.
 
         The file is replaced atomically. Step 0 starts it anew.
+
+        Raises:
+            RunError: if it cannot be written.
         """
+        with writing(self.path):
+            self._resume(step)
+
+    def _resume(self, step: int) -> None:
         kept = {row["step"]: row for row in read_rows(self.path) if row["step"] <= step}
         lines = [_line(kept[number]) for number in sorted(kept)]
         temporary = self.path.with_name(f"{self.path.name}.tmp")
@@ -50,6 +60,7 @@ class Rows:
 
         Raises:
             ValueError: if a later step was written before.
+            RunError: if the file cannot be written.
         """
         last = self._last["step"] if self._last else 0
         if step < last:
@@ -59,20 +70,35 @@ class Rows:
             self._last = {"step": step}
         self._last |= {key: _number(value) for key, value in values.items() if key != "step"}
         line = _line(self._last)
-        written = os.pwrite(self._file, line, self._start)  # one call: whole, or not there
-        if written < len(line):
-            raise OSError(errno.ENOSPC, "No space left on device", str(self.path))
-        os.ftruncate(self._file, self._start + len(line))
+        with writing(self.path):
+            written = os.pwrite(self._file, line, self._start)  # one call: whole, or not there
+            if written < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.ftruncate(self._file, self._start + len(line))
 
     def flush(self) -> None:
         """Returns when all rows are on the disk, so that no checkpoint is ahead of its rows."""
-        os.fsync(self._file)
+        with writing(self.path):
+            os.fsync(self._file)
 
     def close(self) -> None:
-        os.close(self._file)
+        with writing(self.path):
+            os.close(self._file)
 
     def _open(self) -> int:
         return os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Makes an OSError from within a RunError: one sentence that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path}: {error.strerror or error}; "
+            "make room and run the same command again"
+        ) from None
 
 
 def read_rows(path: str | Path) -> list[Row]:

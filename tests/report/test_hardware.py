@@ -21,6 +21,7 @@ from big_vit_lite.report import hardware
         ("gpu", "NVIDIA A10G", 70e12),
         ("gpu", "NVIDIA A10", 125e12),
         ("gpu", "NVIDIA L4", 121e12),
+        ("gpu", "NVIDIA L40", 181e12),
         ("gpu", "NVIDIA L40S", 362e12),
         ("gpu", "NVIDIA H100 80GB HBM3", 989e12),
         ("gpu", "NVIDIA H100 PCIe", 756e12),
@@ -39,6 +40,14 @@ def test_cpu_rate_is_measured_once_and_shared_by_its_devices():
     assert 1e8 < rate < 1e14
     assert hardware.measured_matmul_rate(size=256, runs=3) == rate
     assert hardware.peak_flops() == hardware.measured_matmul_rate() / jax.local_device_count()
+
+
+def test_cpu_rate_is_that_of_the_fastest_run(monkeypatch):
+    times = iter([0.0, 4.0, 10.0, 10.5, 20.0, 23.0])  # runs of 4, 0.5 and 3 seconds
+    clock = SimpleNamespace(perf_counter=lambda: next(times))
+    monkeypatch.setattr(hardware, "time", clock)
+    rate = hardware.measured_matmul_rate.__wrapped__(size=8, runs=3)
+    assert rate == 2 * 8**3 / 0.5
 
 
 def test_memory_peak_grows_with_what_is_held():

@@ -1,6 +1,8 @@
 """Log: the step a row names is the one it holds, in every writer; resume; Weights & Biases."""
 
+import errno
 import json
+import os
 import struct
 import sys
 import types
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from big_vit_lite import report
-from big_vit_lite.config import InputError
+from big_vit_lite.config import InputError, RunError
 from big_vit_lite.report import Log
 
 
@@ -77,6 +79,64 @@ def test_run_that_is_not_resumed_starts_anew(tmp_path):
         log.row(1, {"a": 2.0})
     assert rows_of(tmp_path) == [{"step": 1, "a": 2.0}]
     assert not (tmp_path / "tensorboard").exists()
+
+
+def test_run_restarted_at_step_zero_shows_once_in_tensorboard(tmp_path):
+    with Log(tmp_path) as log:
+        for step in (1, 2, 3):
+            log.row(step, {"a": step})
+    (first,) = (tmp_path / "tensorboard").iterdir()
+    first.rename(first.with_name("events.out.tfevents.1.earlier"))  # not of the same second
+    with Log(tmp_path) as log:
+        log.row(2, {"a": -2})
+    assert scalars_of(tmp_path)["a"] == {2: -2}
+
+
+def full(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    with pytest.raises(RunError) as caught, Log(tmp_path) as log:
+        log.row(1, {"a": 1.0})
+        monkeypatch.setattr(os, "pwrite", full)
+        log.row(2, {"a": 2.0})
+    assert str(caught.value) == (
+        f"cannot write {tmp_path}/metrics.jsonl: No space left on device; "
+        "make room and run the same command again"
+    )
+
+
+@pytest.mark.parametrize("call", ["resume", "flush"])
+def test_full_disk_at_other_times_is_the_same_sentence(tmp_path, monkeypatch, call):
+    with Log(tmp_path) as log:
+        log.resume(0)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", full)
+            with pytest.raises(RunError, match="metrics.jsonl: No space left on device; make room"):
+                log.resume(0) if call == "resume" else log.flush()
+
+
+def test_full_disk_under_tensorboard_is_one_sentence(tmp_path, monkeypatch):
+    from tensorboardX.record_writer import RecordWriter
+
+    with pytest.raises(RunError) as caught, Log(tmp_path) as log:
+        log.row(1, {"a": 1.0})
+        monkeypatch.setattr(RecordWriter, "write", full)
+        log.row(2, {"a": 2.0})
+    assert str(caught.value) == (
+        f"cannot write {tmp_path}/tensorboard: No space left on device; "
+        "make room and run the same command again"
+    )
+
+
+def test_what_went_wrong_first_is_told(tmp_path, monkeypatch):
+    from tensorboardX.record_writer import RecordWriter
+
+    with pytest.raises(RunError, match="^the loss is NaN$"), Log(tmp_path) as log:
+        log.row(1, {"a": 1.0})
+        monkeypatch.setattr(RecordWriter, "flush", full)
+        raise RunError("the loss is NaN")
 
 
 def test_folder_that_cannot_be_written_is_one_sentence(tmp_path):

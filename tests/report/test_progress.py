@@ -47,23 +47,46 @@ def test_time_left_after_a_resume_counts_this_process_only():
     assert stream.getvalue().endswith("a 1  10 s left\n")
 
 
-def test_terminal_has_a_live_line_with_evaluations_above():
+TRAINING = {
+    "train/loss": 0.5, "train/lr": 1e-3, "train/grad_norm": 0.75, "speed/images_per_s": 99.0,
+    "speed/mfu": 0.456, "speed/data_wait": 0.25, "memory/peak_bytes": 3 * 2**30,
+}  # fmt: skip
+ALL = (
+    "loss 0.5000  lr 1.00e-03  grad 0.75  99 images/s  MFU 45.6%  data wait 25.0%  memory 3.00 GiB"
+)
+
+
+def on_a_terminal(columns, monkeypatch):
+    """What a terminal shows of a run: lines above the bar, and the bar at the end."""
+    monkeypatch.setenv("COLUMNS", str(columns))
     stream = io.StringIO()
-    progress = Progress(200, stream, terminal=True)
+    progress = Progress(200, stream, terminal=True, clock=Clock())
     progress.say("before the bar")
     progress.update(1)
-    progress.row(
-        150,
-        {"train/loss": 0.5, "train/lr": 1e-3, "speed/images_per_s": 99.0, "speed/data_wait": 0.25},
-    )
+    progress.row(150, TRAINING)
     progress.row(150, {"val/top1": 0.75})
     progress.close()
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).replace("\r", "\n")
-    assert plain.startswith("[")
-    assert "] before the bar" in plain
-    assert re.search(r"\] step 150  val/top1 0.75\n", plain)
-    live = [line for line in plain.splitlines() if "150/200" in line][-1]
-    assert "loss 0.5000  99 images/s  data wait 25.0%" in live
+    lines = plain.splitlines()
+    above = [line for line in lines if line.startswith("[")]
+    return above, [line for line in lines if line.lstrip().startswith("150/200")][-1]
+
+
+def test_wide_terminal_has_all_in_a_live_line_with_evaluations_above(monkeypatch):
+    above, live = on_a_terminal(150, monkeypatch)
+    assert above == ["[    0.0 s] before the bar", "[    0.0 s] step 150/200  val/top1 0.75"]
+    assert live.rstrip().endswith(ALL)
+    assert len(live) <= 150
+
+
+def test_narrow_terminal_has_all_in_lines_above_a_short_live_line(monkeypatch):
+    above, live = on_a_terminal(80, monkeypatch)
+    assert above == [
+        "[    0.0 s] before the bar",
+        f"[    0.0 s] step 150/200  {ALL}",
+        "[    0.0 s] step 150/200  val/top1 0.75",
+    ]
+    assert live.rstrip().endswith("loss 0.5000  99 images/s  data wait 25.0%")
     assert len(live) <= 80
 
 
