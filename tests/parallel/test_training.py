@@ -72,11 +72,11 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
     batch = task.prepare(random_batch(run, mesh, 0), key)
     compute = jax.jit(training.gradients, static_argnums=(0, 4))
     loss, _, whole = compute(task, params, batch, key, 1)
-    for parts in (2, 8):
+    for parts, tolerance in ((2, 1e-6), (8, 2e-6)):
         loss_in_parts, _, grads = compute(task, params, batch, key, parts)
         np.testing.assert_allclose(loss_in_parts, loss, rtol=1e-6)
-        # Sums in another order: float32 leaves 1e-6 at best.
-        assert largest_error(without_key_biases(grads), without_key_biases(whole)) < 2e-6
+        # Sums in another order, in float32: 0.8e-6 for two parts, 1.1e-6 for eight.
+        assert largest_error(without_key_biases(grads), without_key_biases(whole)) < tolerance
     # Without the division by the number of parts they would differ.
     assert largest_error(jax.tree.map(lambda g: g * 2, whole), whole) > 0.9
 
