@@ -233,7 +233,8 @@ class Run(Section):
     """Length in training images seen; rounded up to a step."""
     init: str | None = None
     """Checkpoint directory whose parameters start the run: those of the same model with as many
-    classes, all of them, not their averages. The optimiser starts anew; to go on with a stopped run give its --workdir instead."""
+    classes, all of them, not their averages. The optimiser starts anew; to go on with a stopped
+    run give its --workdir instead."""
     model: Model = Field(default_factory=Model)
     """The Vision Transformer."""
     task: Task = Field(default_factory=Task)
