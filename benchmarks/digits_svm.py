@@ -32,7 +32,9 @@ def main() -> None:
     digits = load_digits()
     results = {"scikit-learn": sklearn.__version__, "command": "python benchmarks/digits_svm.py"}
     for name, (train, test) in SPLITS.items():
-        rows = [parts.select(p, len(digits.data), lambda: digits.target, name) for p in (train, test)]
+        rows = [
+            parts.select(p, len(digits.data), lambda: digits.target, name) for p in (train, test)
+        ]
         (x, y), (x_test, y_test) = ((digits.data[r], digits.target[r]) for r in rows)
         plain = SVC(gamma=0.001).fit(x, y)
         search = GridSearchCV(SVC(), GRID, cv=5).fit(x, y)
