@@ -1,5 +1,6 @@
 """What the package promises: its import contracts, its cost to import, no TensorFlow."""
 
+import os
 import subprocess
 import sys
 import time
@@ -70,3 +71,25 @@ def test_public_names_load():
         assert getattr(big_vit_lite, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = big_vit_lite.nonsense
+
+
+def test_second_start_finds_compiled_programs_and_is_at_its_first_step_soon(tmp_path):
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": str(tmp_path)}
+    del environment["JAX_COMPILATION_CACHE_DIR"]  # the default is what is tested
+    command = [sys.executable, "-m", "big_vit_lite.train", "--config", "configs/quickstart.py"]
+    seconds = []
+    for name in ("first", "second"):
+        more = ["--config.steps=1", "--workdir", str(tmp_path / name)]
+        done = subprocess.run(
+            [*command, *more],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+        assert done.returncode == 0, done.stderr
+        line = next(line for line in done.stderr.splitlines() if "step 1 done" in line)
+        seconds.append(float(line.split("[")[1].split("s]")[0]))
+    assert any((tmp_path / "big_vit_lite" / "xla").iterdir())
+    assert seconds[1] < 6 and seconds[1] < seconds[0]
