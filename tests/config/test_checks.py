@@ -87,7 +87,7 @@ def test_unknown_names_come_with_the_nearest(values):
     ],
 )
 def test_what_fits_passes(values, overrides):
-    config.load(values, overrides, checks.STATIC)
+    assert isinstance(config.load(values, overrides, checks.STATIC), config.Run)
 
 
 def test_missing_data_is_one_sentence(values, tmp_path):

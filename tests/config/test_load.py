@@ -291,7 +291,7 @@ def test_what_fields_say_together(values, overrides, line):
     ],
 )
 def test_what_is_right_passes(values, overrides):
-    config.load(values, overrides)
+    assert isinstance(config.load(values, overrides), config.Run)
 
 
 @pytest.mark.parametrize(

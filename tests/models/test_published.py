@@ -137,7 +137,7 @@ def parameters(golden: dict, case: str) -> dict:
 CASES = ("square", "oblong", "low_variance")
 
 
-def check_all(golden: dict) -> None:
+def assert_all_equal(golden: dict) -> None:
     """Every tensor of every case, the pooled output of ViTModel, the maps and the gradients."""
     for case in CASES:
         found = errors(compiled(RIGHT), parameters(golden, case), golden, case)
@@ -158,7 +158,7 @@ def check_all(golden: dict) -> None:
 
 
 def test_equal_to_the_recorded_outputs(golden):
-    check_all(golden)
+    assert_all_equal(golden)
 
 
 @pytest.mark.parametrize("scan", [False, True])
@@ -259,4 +259,4 @@ def test_goldens_come_from_the_recording_script():
 def test_equal_to_transformers_live():
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    check_all(recorder().record_vit())
+    assert_all_equal(recorder().record_vit())
