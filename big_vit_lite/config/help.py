@@ -71,7 +71,7 @@ def _section(section: type, prefix: str, title: str) -> Iterator[str]:
         yield from _section(field.section, f"{name}.", f"{name}: {field.meaning}")
     if prefix == "data.":
         yield from _section(
-            Split, "data.train.", "data.train (and data.val, evals.NAME.data alike)"
+            Split, "data.train.", "data.train (and data.mix.NAME, data.val, evals.NAME.data alike)"
         )
 
 

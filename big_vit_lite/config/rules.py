@@ -18,8 +18,10 @@ _RESERVED = ("train", "speed", "data")
 
 
 def splits(run: Run) -> Iterator[tuple[str, Split]]:
-    """Every split of a run with its key: data.train, data.val, evals.NAME.data."""
+    """Every split with its key: data.train, data.mix.NAME, data.val, evals.NAME.data."""
     yield "data.train", run.data.train
+    for name, split in run.data.mix.items():
+        yield f"data.mix.{name}", split
     if run.data.val is not None:
         yield "data.val", run.data.val
     for name, evaluation in run.evals.items():

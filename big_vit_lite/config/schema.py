@@ -48,18 +48,29 @@ class Task(Section):
     mixup: float = Field(0.0, ge=0)
     """Images and labels are blended in pairs by a share drawn from Beta(mixup, mixup) (Zhang
     2017); 0: off, 0.2 mild, 0.5 to 0.8 strong, for long schedules."""
+    cutmix: float = Field(0.0, ge=0)
+    """A box of each image comes from another one; its share of the area is drawn from
+    Beta(cutmix, cutmix) and labels are blended by it (Yun 2019); 0: off, 1.0 is usual."""
+    cutmix_share: float = Field(0.5, ge=0, le=1)
+    """Where mixup and cutmix are both on: share of the steps that use cutmix."""
 
 
 class Split(Section):
     """Which examples, and how they become images."""
 
-    source: Literal["digits", "folder", "parquet", "synthetic"]
+    source: Literal[
+        "arrayrecord", "digits", "folder", "parquet", "synthetic", "table", "tar", "tfds"
+    ]
     """Where examples come from: scikit-learn's 1,797 handwritten digits, a folder with one
-    sub-folder a class, Parquet files as dataset hubs ship them, or noise made on the spot."""
+    sub-folder a class, Parquet files as dataset hubs ship them, tar files in WebDataset's layout,
+    a table (CSV, TSV or JSON lines) of image files, ArrayRecord shards, a data set prepared by
+    TensorFlow Datasets, or noise made on the spot."""
     path: str | None = None
-    """Folder that holds the files; needed for folder and parquet, else unused."""
+    """Files or the folder that holds them; needed for all but digits and synthetic. A path or an
+    fsspec URL such as gs://bucket/folder; tar also takes patterns such as
+    "DIR/train-{00000..00099}.tar"."""
     split: str | None = None
-    """Named split such as "train" or "test": files SPLIT-*.parquet of a parquet source, a
+    """Named split such as "train" or "test": files SPLIT-* of sources made of shards, a
     sub-folder of a folder source; none: everything there."""
     part: str = ""
     """Which of the split's examples: all (""), "[:99%]", "[1415:]", or a seeded stratified part
@@ -67,10 +78,33 @@ class Split(Section):
     transform: str
     """From the stored example to the image, read left to right, such as
     "decode|random_resized_crop(224)|flip|randaugment(2,10)"."""
-    image_key: str = Field("image", min_length=1)
-    """Column that holds the image, for parquet."""
-    label_key: str = Field("label", min_length=1)
-    """Column that holds the label, for parquet."""
+    text: str = ""
+    """From a caption to tokens, such as "lower|tokenize('bytes')|pad(64)"; captions are read only
+    where it is given. Batches then hold "text"."""
+    image_key: str | None = Field(None, min_length=1)
+    """Column, feature or file ending that holds the image; none: image for parquet, tfds and
+    arrayrecord, path for table, any of jpg, jpeg, png and webp for tar."""
+    label_key: str | None = Field(None, min_length=1)
+    """The same for the label; none: label, for tar cls. Read where there is no text, or where
+    it is given."""
+    caption_key: str | None = Field(None, min_length=1)
+    """The same for the caption or the list of captions; none: caption, for tar txt. A field of a
+    tar's json files is written json.FIELD."""
+    captions: Literal["random", "each", "first"] = "random"
+    """Which of several captions of one image: one at random, each in turn from epoch to epoch,
+    or always the first."""
+    class_names: str | None = None
+    """Text file with one class name a line, in the order of the label numbers, for sources that
+    hold only numbers."""
+    sampler: Literal["shuffle", "stratified", "balanced", "oversample", "undersample"] = "shuffle"
+    """Order of training examples: shuffled; with each class spread evenly over time; with each
+    class equally often; with small classes repeated up to the largest; with large classes cut
+    to the smallest (another cut in every epoch)."""
+    repeats: Natural = 1
+    """How often each drawn example stands in the stream, augmented anew each time (repeated
+    augmentation, Hoffer 2019; DeiT: 3). An epoch stays as many images long."""
+    weight: float = Field(1.0, gt=0)
+    """Share of this split in a mixture, relative to the others' weights; see data.mix."""
     examples: Natural = 1024
     """Number of examples; for synthetic."""
     classes: Natural = 10
@@ -89,14 +123,25 @@ class Data(Section):
     mesh.fsdp and by optim.accumulate. Changing it usually asks for another optim.lr."""
     train: Split
     """The examples that train, shuffled anew in every epoch."""
+    mix: dict[str, Split] = Field(default_factory=dict)
+    """Further examples mixed into data.train: name -> split. Each has its exact share by weight
+    at any time, data.train's weight included; an epoch is one pass over data.train."""
     val: Split | None = None
     """The examples that evals read unless they name others."""
     mean: tuple[float, ...] = Field((0.5,), min_length=1)
     """Subtracted from pixels scaled to [0, 1]; one number, or one for each channel."""
     std: tuple[Annotated[float, Field(gt=0)], ...] = Field((0.5,), min_length=1)
     """Divides them after that; 0.5 with mean 0.5 gives [-1, 1]. Loaded weights want their own."""
+    skip_limit: int = Field(100, ge=0)
+    """Most different examples that may be left out because they cannot be read or transformed.
+    Each is logged by name and replaced by another in training, masked in evaluation. 0: the
+    first one ends the run."""
     threads: Natural | None = None
-    """Threads that decode and augment; none: one for each core. Never changes a batch."""
+    """Threads that decode and augment, in each worker; none: one for each core. Never changes a
+    batch."""
+    workers: int = Field(0, ge=0)
+    """Processes that make batches; 0: threads of this process, which is as fast up to some ten
+    cores. Never changes a batch."""
     prefetch_mib: Natural = 512
     """Memory in MiB for batches prepared ahead. Raise it where the log shows that the
     device waits for data; never changes a batch."""

@@ -5,6 +5,8 @@ import pytest
 from big_vit_lite import config
 from big_vit_lite.config import Fault
 
+SOURCES = "arrayrecord, digits, folder, parquet, synthetic, table, tar, tfds"
+
 
 def faults_of(values, overrides=(), checks=()):
     with pytest.raises(config.InputError) as caught:
@@ -138,8 +140,7 @@ def test_every_fault_at_once(values):
         "optim.wd = 0.1: there is no such field; did you mean optim.weight_decay?",
         "optim.b1 = 1: wants a number in [0, 1)",
         "data.batch_size: is missing, wants an int >= 1",
-        'data.train.source = "digit": wants one of digits, folder, parquet, synthetic; did you '
-        'mean "digits"?',
+        f'data.train.source = "digit": wants one of {SOURCES}; did you mean "digits"?',
         "optim.ema = 1.5: wants a number in (0, 1) or none",
         'learning_rate = "3": there is no such field; did you mean optim.lr?',
         'evals.val.evry = "2": there is no such field; did you mean evals.val.every?',
@@ -201,7 +202,7 @@ def test_checks_join_the_list(values):
     assert faults_of(values, (), [check, check_path]) == ["model.depth = 3: is odd"]
     assert faults_of(values, {"seed": "-1", "data.train.source": "x"}, [check, check_path]) == [
         "seed = -1: wants an int in [0, 4294967296)",
-        'data.train.source = "x": wants one of digits, folder, parquet, synthetic',
+        f'data.train.source = "x": wants one of {SOURCES}',
         "model.depth = 3: is odd",
     ]
 

@@ -53,7 +53,9 @@ def _open(split: Split, where: str) -> Source:
     if split.source == "parquet":
         from big_vit_lite.data.sources.parquet import Parquet
 
-        return Parquet(split.path, split.split, split.image_key, split.label_key, where)
+        return Parquet(
+            split.path, split.split, split.image_key or "image", split.label_key or "label", where
+        )
     if split.source == "synthetic":
         from big_vit_lite.data.sources.synthetic import Synthetic
 

@@ -1,19 +1,46 @@
-"""What every source offers: a sequence of labelled images with names for error texts."""
+"""What every source offers: a sequence of examples with names for error texts."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from big_vit_lite.config import RunError
 
-class Example(TypedDict):
-    """One labelled image: `image` as stored (bytes) or as pixels (H, W, C), `label` an index."""
+
+class BadExample(RunError):
+    """One example that cannot be used while others can: training takes another in its place.
+
+    Faults that concern a whole file of many examples are plain RunErrors and end the run.
+    """
+
+
+class Example(TypedDict, total=False):
+    """One example: `image` as stored (bytes) or as pixels (H, W, C), and what was asked for."""
 
     image: bytes | UInt8[np.ndarray, "h w c"]
     label: int
+    captions: tuple[str, ...]  # at least one
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where a source finds what is wanted; None: the format's usual name.
+
+    Attributes:
+      image, label, caption: columns, features or file endings, as in the config.
+      labels, captions: whether examples are to hold `label` and `captions`.
+    """
+
+    image: str | None = None
+    label: str | None = None
+    caption: str | None = None
+    labels: bool = True
+    captions: bool = False
 
 
 class Source(ABC):
@@ -23,18 +50,18 @@ class Source(ABC):
     several threads at once.
     """
 
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...]  # empty where examples have no labels
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def __getitem__(self, i: int) -> Example:
-        """Example `i`. Raises RunError, naming the file or row, where it cannot be read."""
+        """Example `i`. Raises BadExample, naming the file or row, where it cannot be read."""
 
     @abstractmethod
     def labels(self) -> Int[np.ndarray, " n"]:
-        """Label of every example, without reading images."""
+        """Label of every example, without reading images; zeros where there are none."""
 
     @abstractmethod
     def name_of(self, i: int) -> str:
