@@ -19,8 +19,10 @@ RESUMABLE: dict[str, str] = {
     r"data\.val(\..*)?": "Read by evaluations only.",
     r"checkpoint\..*": "When and what is saved changes nothing in what is computed.",
     r"report\..*": "When and what is logged changes nothing in what is computed.",
-    r"data\.(train|mix\.[^.]+)\.path": "Data may move; its class names are compared with the checkpoint's.",
-    r"data\.(threads|workers|prefetch_mib|skip_limit)": "Batches are a function of seed and step alone.",
+    r"data\.(train|mix\.[^.]+)\.path": "Data may move; its class names are compared with the "
+    "checkpoint's.",
+    r"data\.(threads|workers|prefetch_mib|skip_limit)": "Batches are a function of seed and "
+    "step alone.",
     r"mesh\..*": "The same mathematics on any mesh; sums are taken in another order, so that "
     "losses agree to 1e-5 in float32 instead of to the bit.",
     r"model\.(remat|scan)": "The same mathematics computed in other pieces; equal up to rounding. "
