@@ -1,6 +1,7 @@
 """Sources: what they read, under which names and labels, and what they say where they cannot."""
 
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from big_vit_lite.config import InputError, RunError, Split
 from big_vit_lite.data import sources, transforms
 from big_vit_lite.data.sources import parquet
+from big_vit_lite.data.sources.base import BadExample
 
 CIFAR10 = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
 
@@ -242,10 +244,16 @@ def test_parquet_rows_without_image_or_label_are_named(tmp_path):
         build("parquet", path=str(file))[0]
 
 
-def test_a_shard_damaged_during_the_run_is_named(shards):
+def test_a_shard_that_changes_or_breaks_during_the_run_ends_it_by_name(shards):
     source = build("parquet", path=str(shards), split="test")
     file = shards / "data" / "test-00000-of-00001.parquet"
-    file.write_bytes(file.read_bytes()[:200])
+    data, times = file.read_bytes(), file.stat()
+    file.write_bytes(data[:200])
+    with pytest.raises(RunError, match="test-00000-of-00001.parquet: has changed since") as error:
+        source[0]
+    assert not isinstance(error.value, BadExample)  # a whole file is no single bad example
+    file.write_bytes(b"\xff" * 200 + data[200:])
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
     with pytest.raises(RunError, match="test-00000-of-00001.parquet: row group 0 cannot be read"):
         source[0]
 

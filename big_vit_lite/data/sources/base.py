@@ -75,3 +75,23 @@ class Source(ABC):
     def whole(self) -> Source:
         """The split before any `part` was taken: `whole.name_of(row)` names a row."""
         return self
+
+
+def captions_of(value: object, name: str, what: str) -> tuple[str, ...]:
+    """The captions of one example from what a file holds: a text, or a list of texts.
+
+    Args:
+      name: where the example stands, as `name_of` says.
+      what: the column or field, for the error text.
+
+    Raises:
+      BadExample: there is none, one is empty, or something is no text.
+    """
+    texts = (value,) if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not texts:
+        raise BadExample(f"{name}: {what} holds no caption")
+    for text in texts:
+        if not isinstance(text, str) or not text.strip():
+            shown = "an empty caption" if isinstance(text, str) else f"{text!r}, which is no text"
+            raise BadExample(f"{name}: {what} holds {shown}")
+    return tuple(texts)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import difflib
 
 import numpy as np
 from jaxtyping import Int
 
-from big_vit_lite.config import InputError, RunError
-from big_vit_lite.data.sources.base import Example, Source
+from big_vit_lite.config import InputError
+from big_vit_lite.data import files
+from big_vit_lite.data.sources.base import BadExample, Example, Source
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
@@ -18,38 +18,57 @@ class Folder(Source):
     """Images in PATH[/SPLIT]/CLASS/**; classes and files in sorted order.
 
     A class folder without images keeps its label, so that a small validation folder numbers its
-    classes as the training folder does. Names that begin with a dot are skipped.
+    classes as the training folder does. Object stores have no such folders: there, and wherever a
+    split lacks a class, give `names`. Names that begin with a dot are skipped.
+
+    Args:
+      path: a local folder or a URL.
+      names: all classes in the order of their numbers; None: the class folders, sorted.
 
     Raises:
-      InputError: nothing at the path, no class folders, or no images.
+      InputError: nothing at the path, no class folders, one that `names` lacks, or no images.
     """
 
-    def __init__(self, path: str, split: str | None, where: str = "data.train"):
-        self._root = _root(Path(path).expanduser(), split, where)
-        self.class_names = tuple(_folders(self._root))
-        if not self.class_names:
-            raise InputError(_no_classes(self._root, where))
-        files, labels = [], []
-        for label, name in enumerate(self.class_names):
-            found = _images(self._root / name)
-            files += found
-            labels += [label] * len(found)
-        if not files:
+    def __init__(
+        self,
+        path: str,
+        split: str | None,
+        names: tuple[str, ...] | None = None,
+        where: str = "data.train",
+    ):
+        self._root = root = _root(files.normal(path), split, where)
+        folders, loose = files.children(root)
+        if not folders:
+            raise InputError(_no_classes(root, loose, where))
+        self.class_names = tuple(folders) if names is None else names
+        number = {name: i for i, name in enumerate(self.class_names)}
+        for name in folders:
+            if name not in number:
+                near = difflib.get_close_matches(name, self.class_names, n=1)
+                hint = f" (did you mean {near[0]!r}?)" if near else ""
+                raise InputError(
+                    f"{where}.class_names does not name the class folder "
+                    f"{files.join(root, name)}{hint}"
+                )
+        found = [(name, file) for name, file in _images(root, folders)]
+        if not found:
             raise InputError(
-                f"{where}.path: the class folders of {self._root} hold no images "
+                f"{where}.path: the class folders of {root} hold no images "
                 f"({', '.join(EXTENSIONS)})"
             )
-        self._files, self._labels = files, np.array(labels, np.int64)
+        # Short strings relative to the root, for a million of them.
+        self._files = [file for _, file in found]
+        self._labels = np.array([number[name] for name, _ in found], np.int64)
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __getitem__(self, i: int) -> Example:
         try:
-            data = (self._root / self._files[i]).read_bytes()
+            data = files.read(self.name_of(i))
         except OSError as error:
-            raise RunError(
-                f"{self.name_of(i)}: cannot be read ({error.strerror}); "
+            raise BadExample(
+                f"{self.name_of(i)}: cannot be read ({files.why(error)}); "
                 "restore the file or start again without it"
             ) from error
         return {"image": data, "label": int(self._labels[i])}
@@ -58,29 +77,24 @@ class Folder(Source):
         return self._labels
 
     def name_of(self, i: int) -> str:
-        return str(self._root / self._files[i])
+        return files.join(self._root, self._files[i])
 
 
-def _root(path: Path, split: str | None, where: str) -> Path:
-    if not path.is_dir():
-        kind = "is not a folder" if path.exists() else "does not exist"
+def _root(path: str, split: str | None, where: str) -> str:
+    if not files.is_dir(path):
+        kind = "is not a folder" if files.exists(path) else "does not exist"
         raise InputError(f"{where}.path: {path} {kind}; give the folder of class folders")
     if not split:
         return path
-    if not (path / split).is_dir():
-        names = ", ".join(_folders(path)[:10]) or "none"
+    folders, _ = files.children(path)
+    if split not in folders:
+        names = ", ".join(folders[:10]) or "none"
         raise InputError(f"{where}.split: {path} has no folder {split!r}; its folders are: {names}")
-    return path / split
+    return files.join(path, split)
 
 
-def _folders(path: Path) -> list[str]:
-    with os.scandir(path) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith((".", "__")))
-
-
-def _no_classes(root: Path, where: str) -> str:
-    with os.scandir(root) as entries:
-        images = sum(e.name.lower().endswith(EXTENSIONS) for e in entries)
+def _no_classes(root: str, loose: list[str], where: str) -> str:
+    images = sum(name.lower().endswith(EXTENSIONS) for name in loose)
     if images:
         return (
             f"{where}.path: {root} holds {images} images but no class folders; "
@@ -89,15 +103,15 @@ def _no_classes(root: Path, where: str) -> str:
     return f"{where}.path: {root} is empty; it needs one folder of images per class"
 
 
-def _images(folder: Path) -> list[str]:
-    """Paths relative to the parent of `folder`, sorted: short strings, for a million of them."""
-    found = []
-    for directory, names, files in os.walk(folder, followlinks=True):
-        names[:] = [n for n in names if not n.startswith((".", "__"))]
-        relative = os.path.relpath(directory, folder.parent)
-        found += [
-            os.path.join(relative, f)
-            for f in files
-            if f.lower().endswith(EXTENSIONS) and not f.startswith(".")
+def _images(root: str, folders: list[str]) -> list[tuple[str, str]]:
+    """(class folder, path relative to the root) of every image; one listing of a store."""
+    if files.is_url(root):
+        listed = [(file.split("/", 1)[0], file) for file in files.walk(root) if "/" in file]
+        listed.sort(key=lambda item: item[0])  # as locally: a class whole, then the next
+    else:
+        listed = [
+            (name, files.join(name, file))
+            for name in folders
+            for file in files.walk(files.join(root, name))
         ]
-    return sorted(found)
+    return [item for item in listed if item[1].lower().endswith(EXTENSIONS)]

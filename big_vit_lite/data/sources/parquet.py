@@ -1,4 +1,4 @@
-"""Parquet shards as dataset hubs ship them: image = struct(bytes, path), label = int64.
+"""Parquet shards as dataset hubs ship them: image = struct(bytes, path) or binary, label, caption.
 
 Class names come from the schema metadata (key "huggingface"). Row groups are read whole, because
 Parquet compresses them so, and the last ones used stay in memory up to ROW_GROUP_BYTES: a data set
@@ -11,29 +11,33 @@ from __future__ import annotations
 import bisect
 import difflib
 import json
-import re
 import threading
-from collections import OrderedDict
-from collections.abc import Iterable
-from pathlib import Path
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from big_vit_lite.config import InputError, RunError
-from big_vit_lite.data.sources.base import Example, Source
+from big_vit_lite.data import files
+from big_vit_lite.data.sources import classes, shards
+from big_vit_lite.data.sources.base import BadExample, Columns, Example, Source, captions_of
 
 ROW_GROUP_BYTES = 1 << 30
-_SHARD = re.compile(r"(?P<split>.+?)-(?P<number>\d+)-of-(?P<total>\d+)")
 
 
 class Parquet(Source):
     """Rows of `split-*.parquet` in the order of the shards.
 
     Args:
-      path: one file, or a folder that holds the shards itself, in data/ or in its only sub-folder.
+      path: one file, a pattern, or a folder that holds the shards itself, in data/ or in its only
+        sub-folder; local or a URL.
       split: "train", "test", ...; None where the folder holds only one.
+      names: class names in the order of the label numbers; None: those of the schema metadata, or
+        the labels themselves.
 
     Raises:
       InputError: nothing at the path, a missing shard, an unreadable file or an unknown column.
@@ -43,32 +47,55 @@ class Parquet(Source):
         self,
         path: str,
         split: str | None,
-        image_key: str,
-        label_key: str,
+        columns: Columns,
+        names: tuple[str, ...] | None = None,
         where: str = "data.train",
     ):
-        self._files = _shards(Path(path).expanduser(), split, where)
-        self._image_key, self._label_key, self._where = image_key, label_key, where
-        self._groups: list[tuple[Path, int]] = []
+        self._files = shards.find(path, split, ".parquet", "Parquet", where)
+        self._where = where
+        wanted = {"image": columns.image or "image"}
+        if columns.labels:
+            wanted["label"] = columns.label or "label"
+        if columns.captions:
+            wanted["caption"] = columns.caption or "caption"
+        self._columns = wanted
+        self._groups: list[tuple[str, int]] = []
         self._starts: list[int] = []
-        self._first_row: dict[Path, int] = {}
+        self._first_row: dict[str, int] = {}
         rows = 0
-        for file in self._files:
-            self._first_row[file] = rows
-            with _open(file, where) as opened:
-                names = opened.schema_arrow.names
-                for key, column in (("image_key", image_key), ("label_key", label_key)):
-                    _require(column, names, f"{where}.{key}", file)
-                schema = opened.schema_arrow
-                for group in range(opened.num_row_groups):
-                    self._groups.append((file, group))
-                    self._starts.append(rows)
-                    rows += opened.metadata.row_group(group).num_rows
+        with ThreadPoolExecutor(16) as pool:  # stores answer slowly, and all at once
+            headers = list(pool.map(self._header, self._files))
+        self._fingerprints = {}
+        for file, (_, sizes, fingerprint) in zip(self._files, headers, strict=True):
+            self._first_row[file], self._fingerprints[file] = rows, fingerprint
+            for group, size in enumerate(sizes):
+                self._groups.append((file, group))
+                self._starts.append(rows)
+                rows += size
         if not rows:
             raise InputError(f"{where}.path: {self._files[0]} holds no rows")
         self._rows = rows
-        self._label_of = self._read_classes(schema)
+        self._classes = classes.Classes(())
+        if columns.labels:
+            self._classes = self._read_classes(headers[0][0], names)
+        self.class_names = self._classes.names
         self._start_cache()
+
+    def _header(self, file: str) -> tuple[Any, list[int], str]:
+        """Schema, rows of each row group, fingerprint; all columns are there, of usable types."""
+        fingerprint = files.fingerprint(file)
+        with _refusing(file, self._where), _open(file) as opened:
+            schema, metadata = opened.schema_arrow, opened.metadata
+        for what, column in self._columns.items():
+            key = f"{self._where}.{what}_key"
+            _require(column, schema.names, key, file)
+            kind = schema.field(column).type
+            if not _TYPES[what](kind):
+                raise InputError(
+                    f"{key}: column {column!r} of {file} holds {kind}; {_WANTED[what]}"
+                )
+        sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        return schema, sizes, fingerprint
 
     def _start_cache(self) -> None:
         self._cache: OrderedDict[int, Any] = OrderedDict()
@@ -91,59 +118,52 @@ class Parquet(Source):
         if not 0 <= i < self._rows:
             raise IndexError(i)
         group = bisect.bisect_right(self._starts, i) - 1
-        images, labels = self._group(group)
         row = i - self._starts[group]
-        image, label = images[row].as_py(), self._number(labels[row].as_py())
-        if not image:
-            raise RunError(f"{self.name_of(i)}: column {self._image_key!r} holds no image bytes")
-        if label is None or not 0 <= label < len(self.class_names):
-            raise RunError(
-                f"{self.name_of(i)}: label {labels[row].as_py()!r} is not one of the "
-                f"{len(self.class_names)} classes; correct the row or leave it out with a part"
+        values = {what: column[row].as_py() for what, column in self._group(group).items()}
+        if not values["image"]:
+            raise BadExample(
+                f"{self.name_of(i)}: column {self._columns['image']!r} holds no image bytes"
             )
-        return {"image": image, "label": label}
+        example: Example = {"image": values["image"]}
+        if "label" in values:
+            label = self._classes.number(values["label"])
+            if label is None:
+                raise BadExample(f"{self.name_of(i)}: {self._classes.wrong(values['label'])}")
+            example["label"] = label
+        if "caption" in values:
+            what = f"column {self._columns['caption']!r}"
+            example["captions"] = captions_of(values["caption"], self.name_of(i), what)
+        return example
 
     def labels(self) -> Int[np.ndarray, " n"]:
-        values = [self._number(v) for v in _column(self._files, self._label_key, self._where)]
-        if None in values:
-            row = values.index(None)
-            raise InputError(
-                f"{self.name_of(row)}: column {self._label_key!r} holds no known label"
-            )
-        return np.array(values, np.int64)
+        if "label" not in self._columns:
+            return np.zeros(self._rows, np.int64)
+        number = self._classes.number
+        return np.array([number(value) or 0 for value in self._label_column()], np.int64)
 
     def name_of(self, i: int) -> str:
         group = bisect.bisect_right(self._starts, i) - 1
         file, _ = self._groups[group]
         return f"{file}, row {i - self._first_row[file]}"
 
-    def _number(self, value: Any) -> int | None:
-        return value if self._label_of is None else self._label_of.get(value)
-
-    def _read_classes(self, schema: Any) -> dict[str, int] | None:
-        """Sets class_names; returns the numbering where labels are stored as text."""
+    def _read_classes(self, schema: Any, names: tuple[str, ...] | None) -> classes.Classes:
         import pyarrow.types as types
 
-        kind = schema.field(self._label_key).type
-        if not types.is_integer(kind):
-            if not (types.is_string(kind) or types.is_large_string(kind)):
-                raise InputError(
-                    f"{self._where}.label_key: column {self._label_key!r} of {self._files[0]} "
-                    f"holds {kind}; labels are whole numbers or text"
-                )
-            values = set(_column(self._files, self._label_key, self._where)) - {None}
-            self.class_names = tuple(sorted(values))
-            return {name: i for i, name in enumerate(self.class_names)}
-        named = _hub_names(schema, self._label_key)
-        if named is None:
-            known = _column(self._files, self._label_key, self._where)
-            largest = max((v for v in known if v is not None), default=-1)
-            named = tuple(str(i) for i in range(largest + 1))
-        self.class_names = named
-        return None
+        column = self._columns["label"]
+        if types.is_integer(schema.field(column).type):
+            names = names or _hub_names(schema, column)
+            if names is not None:
+                return classes.Classes(names)
+        return classes.from_counts(Counter(self._label_column()), names)
 
-    def _group(self, group: int) -> tuple[Any, Any]:
-        """Images (bytes) and labels of a row group, from memory where it was used lately."""
+    def _label_column(self) -> Iterator[int | str | None]:
+        column = self._columns["label"]
+        for file in self._files:
+            with _refusing(file, self._where), _open(file) as opened:
+                yield from opened.read([column]).column(column).to_pylist()
+
+    def _group(self, group: int) -> dict[str, Any]:
+        """The columns of a row group, from memory where it was used lately."""
         with self._lock:
             if group in self._cache:
                 self._cache.move_to_end(group)
@@ -161,44 +181,88 @@ class Parquet(Source):
                     self._cached_bytes -= dropped
         return columns
 
-    def _read(self, group: int) -> tuple[tuple[Any, Any], int]:
+    def _read(self, group: int) -> tuple[dict[str, Any], int]:
         import pyarrow as pa
 
         file, number = self._groups[group]
+        names = list(dict.fromkeys(self._columns.values()))
         try:
-            with _open(file, self._where) as opened:
-                table = opened.read_row_group(number, [self._image_key, self._label_key])
-        except (pa.ArrowException, OSError, InputError) as error:
+            if files.fingerprint(file) != self._fingerprints[file]:
+                raise RunError(f"{file}: has changed since the run began; start again to read it")
+            with _open(file) as opened:
+                table = opened.read_row_group(number, names)
+        except (pa.ArrowException, OSError) as error:
             raise RunError(
-                f"{file}: row group {number} cannot be read ({_first_line(error)}); "
+                f"{file}: row group {number} cannot be read ({files.why(error)}); "
                 "copy the file again"
             ) from error
         table = table.combine_chunks()
-        images, labels = (table.column(key).chunk(0) for key in (self._image_key, self._label_key))
-        if pa.types.is_struct(images.type):
-            images = images.field("bytes")
-        return (images, labels), table.nbytes
+        columns = {what: table.column(name).chunk(0) for what, name in self._columns.items()}
+        if pa.types.is_struct(columns["image"].type):
+            columns["image"] = columns["image"].field("bytes")
+        return columns, table.nbytes
 
 
-def _open(file: Path, where: str) -> Any:
-    import pyarrow as pa
+@contextmanager
+def _open(file: str) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
+    if not files.is_url(file):
+        with pq.ParquetFile(file, memory_map=True) as opened:
+            yield opened
+    else:
+        with files.open_binary(file) as stored, pq.ParquetFile(stored) as opened:
+            yield opened
+
+
+@contextmanager
+def _refusing(file: str, where: str) -> Iterator[None]:
+    """Makes an InputError of what pyarrow says about a file that it cannot read."""
+    import pyarrow as pa
+
     try:
-        return pq.ParquetFile(file, memory_map=True)
+        yield
     except (pa.ArrowException, OSError) as error:
         raise InputError(
-            f"{where}.path: {file} cannot be read as Parquet ({_first_line(error)}); "
+            f"{where}.path: {file} cannot be read as Parquet ({files.why(error)}); "
             "copy the file again"
         ) from error
 
 
-def _column(files: list[Path], key: str, where: str) -> list:
-    values = []
-    for file in files:
-        with _open(file, where) as opened:
-            values += opened.read([key]).column(key).to_pylist()
-    return values
+def _is_image(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    if types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _is_image(kind.field("bytes").type)
+    return types.is_binary(kind) or types.is_large_binary(kind)
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return types.is_string(kind) or types.is_large_string(kind)
+
+
+def _is_label(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return types.is_integer(kind) or _is_text(kind)
+
+
+def _is_caption(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    if types.is_list(kind) or types.is_large_list(kind):
+        return _is_text(kind.value_type)
+    return _is_text(kind)
+
+
+_TYPES = {"image": _is_image, "label": _is_label, "caption": _is_caption}
+_WANTED = {
+    "image": "images are encoded files: binary, or struct with a field bytes",
+    "label": "labels are whole numbers or text",
+    "caption": "captions are text or lists of text",
+}
 
 
 def _hub_names(schema: Any, key: str) -> tuple[str, ...] | None:
@@ -209,7 +273,7 @@ def _hub_names(schema: Any, key: str) -> tuple[str, ...] | None:
         return None
 
 
-def _require(column: str, names: list[str], key: str, file: Path) -> None:
+def _require(column: str, names: list[str], key: str, file: str) -> None:
     if column in names:
         return
     near = difflib.get_close_matches(column, names, n=1, cutoff=0.4)
@@ -217,62 +281,3 @@ def _require(column: str, names: list[str], key: str, file: Path) -> None:
     raise InputError(
         f"{key}: {file} has no column {column!r}{hint}; its columns are: {', '.join(names)}"
     )
-
-
-def _shards(path: Path, split: str | None, where: str) -> list[Path]:
-    """The shards of the split in order, all of them there."""
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise InputError(f"{where}.path: {path} does not exist; give a Parquet file or its folder")
-    files = _found(path)
-    if not files:
-        raise InputError(
-            f"{where}.path: neither {path} nor {path / 'data'} nor its only folder with such files "
-            "holds *.parquet; give the folder that does"
-        )
-    splits = sorted({_split_of(file) for file in files})
-    if split is None and len(splits) > 1:
-        raise InputError(f"{where}.split is not set: {path} holds {', '.join(splits)}; name one")
-    if split is not None and split not in splits:
-        raise InputError(
-            f"{where}.split: {path} has no {split}-*.parquet; its splits are: {', '.join(splits)}"
-        )
-    chosen = [file for file in files if split is None or _split_of(file) == split]
-    _require_all(chosen, where)
-    return chosen
-
-
-def _found(path: Path) -> list[Path]:
-    """Shards in the folder, in data/, or in its only sub-folder that has any."""
-    for folder in (path, path / "data"):
-        if files := sorted(folder.glob("*.parquet")):
-            return files
-    inner = sorted(path.glob("*/*.parquet"))
-    return inner if len({file.parent for file in inner}) == 1 else []
-
-
-def _split_of(file: Path) -> str:
-    match = _SHARD.fullmatch(file.stem)
-    return match["split"] if match else file.stem
-
-
-def _require_all(files: Iterable[Path], where: str) -> None:
-    """A shard that was not copied would otherwise be examples lost in silence."""
-    matches = [m for file in files if (m := _SHARD.fullmatch(file.stem))]
-    if not matches:
-        return
-    there = {int(m["number"]) for m in matches}
-    total = max(int(m["total"]) for m in matches)
-    missing = sorted(set(range(total)) - there)
-    if missing:
-        m = matches[0]
-        name = f"{m['split']}-{missing[0]:0{len(m['number'])}d}-of-{m['total']}.parquet"
-        raise InputError(
-            f"{where}.path: {len(missing)} of {total} shards are missing, the first is {name}; "
-            "copy the data set again"
-        )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
