@@ -34,6 +34,7 @@ def assemble(run: config.Run) -> Parts:
         )
     mesh = parallel.make_mesh(run.mesh)
     batches = data.train_stream(run.data, run.seed, mesh)
+    check_keys(batches.spec)
     steps = config.total_steps(run, batches.examples)
     image_shape = batches.spec["image"].shape[1:]
     check_images(run, image_shape)
@@ -56,6 +57,20 @@ def assemble(run: config.Run) -> Parts:
             )
         patch_grid((height, width), model.patch, model.patch_stride)
     return Parts(run, mesh, batches, steps, model, task, evaluations)
+
+
+def check_keys(spec: dict[str, Any]) -> None:
+    """Raises InputError unless batches hold what classification learns from."""
+    if "image" not in spec:
+        raise config.InputError(
+            f"data.train.transform makes {', '.join(k for k in spec if k != 'label')}, and task "
+            "classification learns from one image; end the transform with an image."
+        )
+    if "label" not in spec:
+        raise config.InputError(
+            "data.train holds no labels, and task classification learns them; name them with "
+            "data.train.label_key, or take data.train.text away."
+        )
 
 
 def check_images(run: config.Run, image_shape: tuple[int, int, int]) -> None:

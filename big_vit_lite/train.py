@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from big_vit_lite import assembly, checkpoint, checks, config, evals, optim, parallel, report
+from big_vit_lite import assembly, checkpoint, checks, config, data, evals, optim, parallel, report
 
 STOPPED = 3
 """Exit code after a signal and a save. 0: done, 1: the run failed, 2: wrong input."""
@@ -69,12 +69,13 @@ def loop(parts, state, training, keeper, log, stop, meta) -> tuple[dict[str, flo
     results = dict(meta.get("results", {}))
     watch, pace = LossWatch(parts.batches), open_pace(parts)
     profile = Profile(run.report.profile, log.workdir / "profile")
+    skips = data.Skips(run.data.skip_limit, log.say, meta.get("bad_examples"))
 
     def evaluate(step: int, due: list[evals.Scheduled]) -> dict[str, float]:
         found = {}
         for evaluation in due:
             predictions = log.workdir / "predictions" if evaluation.predictions else None
-            found |= evals.measure(evaluation, state, step, predictions)
+            found |= evals.measure(evaluation, state, step, predictions, log.say)
         if found:
             log.row(step, found)
             results.update(found)
@@ -88,6 +89,7 @@ def loop(parts, state, training, keeper, log, stop, meta) -> tuple[dict[str, flo
             profile.before(step)
             state, metrics = training.step(state, next(batches))
             pace.step(batches.wait_s)
+            skips.add(batches.skipped, step)
             if step == first + 1:
                 jax.block_until_ready(metrics)
                 log.say(f"step {step} done")
@@ -100,12 +102,15 @@ def loop(parts, state, training, keeper, log, stop, meta) -> tuple[dict[str, flo
             for finished, numbers in watch.add(step, metrics, wait=bool(due or save)):
                 log.progress(finished)
                 if finished % log_every == 0 or finished in (1, steps):
-                    log.row(finished, train_row(parts, finished, numbers) | pace.read())
+                    log.row(finished, train_row(parts, finished, numbers, skips) | pace.read())
             with pace.pause():
                 found = {} if skipped else evaluate(step, due)
                 if save:
                     log.flush()  # a checkpoint never knows of steps that metrics.jsonl does not
-                    said = describe_run(parts, step, began, results) | {"skipped": skipped}
+                    said = describe_run(parts, step, began, results) | {
+                        "skipped": skipped,
+                        "bad_examples": skips.to_dict(),
+                    }
                     keeper.save(step, assembly.to_stored(parts, state), said, found)
             if stopping:
                 break
@@ -211,13 +216,14 @@ def open_pace(parts):
     )
 
 
-def train_row(parts, step: int, numbers: dict[str, float]) -> dict[str, Any]:
+def train_row(parts, step: int, numbers: dict[str, float], skips) -> dict[str, Any]:
     """A row of metrics.jsonl about training itself."""
     examples = step * parts.run.data.batch_size
     return {
         **{f"train/{key}": value for key, value in numbers.items()},
         "train/examples": examples,
         "train/epoch": examples / parts.batches.examples,
+        "train/bad_examples": len(skips.names),
         "memory/peak_bytes": report.memory_peak(),
     }
 

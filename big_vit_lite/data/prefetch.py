@@ -18,11 +18,13 @@ CLOSE_SECONDS = 10.0  # how long close() waits for a read that hangs
 class Prefetched(Generic[Batch]):
     """Iterator of `make(blocks[0:k])`, `make(blocks[k:2k])`, ..., up to `ahead` + 1 made ahead.
 
-    What a thread raises is raised again by `next`, at the batch it belongs to. Threads end with
-    the last batch, with `close()`, and when the iterator is dropped.
+    `make` gives a batch and the examples that could not be used for it. What a thread raises is
+    raised again by `next`, at the batch it belongs to. Threads end with the last batch, with
+    `close()`, and when the iterator is dropped.
 
     Attributes:
       wait_s: seconds that the last `next` waited.
+      skipped: examples that could not be used for the last batch.
     """
 
     def __init__(
@@ -30,10 +32,11 @@ class Prefetched(Generic[Batch]):
         blocks: Iterator[Any],
         batches: int | None,
         per_batch: int,
-        make: Callable[[list], Batch],
+        make: Callable[[list], tuple[Batch, tuple]],
         ahead: int = 1,
     ):
         self.wait_s = 0.0
+        self.skipped: tuple = ()
         self._queue: queue.Queue = queue.Queue(maxsize=ahead)
         stopped = threading.Event()
         arguments = (blocks, batches, per_batch, make, self._queue, stopped)
@@ -54,7 +57,8 @@ class Prefetched(Generic[Batch]):
         if isinstance(item, _Raised):
             self.close()
             raise item.error
-        return item
+        batch, self.skipped = item
+        return batch
 
     def _wait(self) -> Any:
         while self._close.alive:  # a signal handler may close while this waits

@@ -4,13 +4,14 @@ Batch `i` holds the examples of ranks i * B ... (i + 1) * B - 1 in an endless or
 epoch, each shuffled anew by grain's random-access permutation. Nothing is carried from batch to
 batch, so that a run starts at any step at once and the state of the input is the step. Each host
 makes the rows of the global batch that its devices hold, as the sharding itself says; contents
-therefore depend neither on the number of hosts nor on threads.
+therefore depend neither on the number of hosts nor on threads and worker processes.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+import zlib
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,9 @@ from jaxtyping import Int
 from big_vit_lite import parallel
 from big_vit_lite.config import InputError
 from big_vit_lite.data import sources, transforms
-from big_vit_lite.data.examples import SHUFFLE, Examples
+from big_vit_lite.data.blocks import Arrays, Block, Blocks, Pool, joined
+from big_vit_lite.data.examples import DECODED_BYTES, Examples, Skipped
+from big_vit_lite.data.order import Mixture, Once, Order, sampled
 from big_vit_lite.data.prefetch import Prefetched
 
 if TYPE_CHECKING:
@@ -31,15 +34,28 @@ BLOCK = 64  # examples one thread makes at a time: large batches are shared out,
 MOST_THREADS = 16
 
 
-def train_stream(data: Data, seed: int, mesh: jax.sharding.Mesh | None = None) -> TrainStream:
-    """The endless stream of `data.train` in batches of `data.batch_size`.
+def train_stream(data: Data, seed: int, mesh: jax.sharding.Mesh | None = None) -> BatchStream:
+    """The endless stream of `data.train`, and of `data.mix` beside it, in batches.
 
     Raises:
-      InputError: the source or the transform cannot be used, or the batch does not divide.
+      InputError: a source or a transform cannot be used, or the batch does not divide.
     """
-    examples = _examples(data.train, seed, "data.train")
-    return TrainStream(
-        examples, data.batch_size, seed, mesh, data.threads, data.prefetch_mib, "data.batch_size"
+    splits = {"data.train": data.train} | {f"data.mix.{k}": s for k, s in data.mix.items()}
+    shared = DECODED_BYTES // len(splits)
+    # The orders and augmentations of a mixture's members are unrelated.
+    seeds = {where: seed if where == "data.train" else _seed(seed, where) for where in splits}
+    members = [_examples(s, seeds[where], where, shared) for where, s in splits.items()]
+    orders = [
+        sampled(s.sampler, len(m), m.source.labels, s.repeats, seeds[where])
+        for (where, s), m in zip(splits.items(), members, strict=True)
+    ]
+    order: Order = orders[0]
+    if len(orders) > 1:
+        weights = [s.weight for s in splits.values()]
+        order = Mixture(orders, weights, [len(m) for m in members], "data.mix")
+    blocks = Blocks(Pool(members, list(splits)), order, data.batch_size, evaluating=False)
+    return BatchStream(
+        blocks, None, mesh, data.threads, data.workers, data.prefetch_mib, "data.batch_size"
     )
 
 
@@ -49,74 +65,72 @@ def eval_stream(
     mesh: jax.sharding.Mesh | None = None,
     data: Data | None = None,
     where: str = "data.val",
-) -> EvalStream:
-    """Every example of `split` once, in order.
+) -> BatchStream:
+    """Every example of `split` once, in order; the last batch is filled up and masked.
+
+    Batches also hold "mask" (False on the filling and where an example cannot be used) and "index"
+    (row in the split, -1 on the filling).
 
     Args:
-      data: whose threads and prefetch_mib hold here too.
+      data: whose threads, workers and prefetch_mib hold here too.
       where: name of the split's section in the config, for error texts.
 
     Raises:
       InputError: as train_stream.
     """
-    examples = _examples(split, 0, where)
-    threads, prefetch_mib = (data.threads, data.prefetch_mib) if data else (None, 512)
-    return EvalStream(
-        examples, batch_size, mesh, threads, prefetch_mib, f"the batch size of {where}"
-    )
+    examples = _examples(split, 0, where, DECODED_BYTES)
+    settings = (data.threads, data.workers, data.prefetch_mib) if data else (None, 0, 512)
+    blocks = Blocks(Pool([examples], [where]), Once(len(examples)), batch_size, evaluating=True)
+    batches = -(-len(examples) // batch_size)
+    return BatchStream(blocks, batches, mesh, *settings, f"the batch size of {where}")
 
 
 class BatchStream:
     """Random access to batches; see train_stream and eval_stream.
 
     Attributes:
-      examples: number of examples.
-      class_names: names by label.
+      examples: number of examples in an epoch.
+      class_names: names by label; empty where examples have no labels.
       spec: {key: jax.ShapeDtypeStruct} of a global batch, with shardings where there is a mesh.
     """
 
     def __init__(
         self,
-        examples: Examples,
-        batch_size: int,
+        blocks: Blocks,
+        batches: int | None,
         mesh: jax.sharding.Mesh | None,
         threads: int | None,
+        workers: int,
         prefetch_mib: int,
         where: str,
     ):
-        self._loaded, self._batch_size, self._threads = examples, batch_size, threads
-        self._prefetch_bytes = prefetch_mib << 20
+        self._blocks, self._batches, self._batch_size = blocks, batches, blocks.batch_size
+        self._threads = _cores() if threads is None else threads
+        self._workers, self._prefetch_bytes = workers, prefetch_mib << 20
         self._sharding = None if mesh is None else parallel.batch_sharding(mesh)
-        self.examples = len(examples.source)
-        self.class_names = examples.source.class_names
+        self.examples = blocks.order.epoch
+        self.class_names = blocks.pool.class_names
         if mesh is not None:
-            _require_divides(batch_size, self._sharding, where)
+            _require_divides(self._batch_size, self._sharding, where)
         self._rows = self.rows()
         self.spec = {
-            key: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=self._sharding)
-            for key, (shape, dtype) in self._keys().items()
+            key: jax.ShapeDtypeStruct((self._batch_size, *shape), dtype, sharding=self._sharding)
+            for key, (shape, dtype) in blocks.keys.items()
         }
 
-    def _keys(self) -> dict[str, tuple[tuple[int, ...], Any]]:
-        """Shape of one example and dtype, by key."""
-        return {"image": (self._loaded.shape, np.uint8), "label": ((), np.int32)}
-
-    def _order(self, ranks: Int[np.ndarray, " b"]) -> tuple[np.ndarray, np.ndarray]:
-        """Positions in the source (-1: padding) and epochs of these ranks of the stream."""
-        raise NotImplementedError
-
-    def _batches(self) -> int | None:
-        """Number of batches; None where there is no end."""
-        raise NotImplementedError
+    def __len__(self) -> int:
+        if self._batches is None:
+            raise TypeError("the stream of training batches has no end")
+        return self._batches
 
     def indices(self, i: int) -> Int[np.ndarray, " b"]:
         """Rows of batch `i` in the split, before any `part`: see name_of. -1 on padding."""
         ranks = i * self._batch_size + np.arange(self._batch_size)
-        return self._split_rows(self._order(ranks)[0])
+        return self._blocks.split_rows(self._blocks.order(ranks)[0])
 
     def name_of(self, row: int) -> str:
         """File or row behind an entry of `indices` or of a batch's "index"."""
-        return self._loaded.source.whole.name_of(int(row))
+        return self._blocks.pool.name_of(int(row))
 
     def rows(self, devices: Collection[jax.Device] | None = None) -> Int[np.ndarray, " r"]:
         """Rows of the global batch on `devices`, ascending (default: those of this process)."""
@@ -127,17 +141,18 @@ class BatchStream:
         held = {spans[device][0].indices(self._batch_size)[:2] for device in own}
         return np.concatenate([np.arange(*span) for span in sorted(held)])
 
-    def host_batch(
-        self, i: int, devices: Collection[jax.Device] | None = None
-    ) -> dict[str, np.ndarray]:
+    def host_batch(self, i: int, devices: Collection[jax.Device] | None = None) -> Arrays:
         """Batch `i` as numpy arrays: the rows on `devices` (default: those of this process)."""
-        return self._make(i, self._rows if devices is None else self.rows(devices))
+        return self.host_block(i, devices).arrays
+
+    def host_block(self, i: int, devices: Collection[jax.Device] | None = None) -> Block:
+        """As host_batch, with the examples that could not be used for it."""
+        return self._blocks.make(i, self._rows if devices is None else self.rows(devices))
 
     def __getitem__(self, i: int) -> dict[str, jax.Array]:
         """Batch `i` as global arrays, made here and now; `iterate` makes them ahead."""
-        batches = self._batches()
-        if i < 0 or (batches is not None and i >= batches):
-            raise IndexError(f"batch {i} of a stream of {batches or 'endless'} batches")
+        if i < 0 or (self._batches is not None and i >= self._batches):
+            raise IndexError(f"batch {i} of a stream of {self._batches or 'endless'} batches")
         return self._to_devices(self.host_batch(i))
 
     def iterate(self, start: int = 0, stop: int | None = None) -> Prefetched[dict[str, jax.Array]]:
@@ -148,22 +163,19 @@ class BatchStream:
         """
         import grain
 
-        stop = self._batches() if stop is None else stop
-        blocks = np.array_split(self._rows, -(-len(self._rows) // BLOCK))
-        per_batch = len(blocks)
-
-        def block(j: int) -> dict[str, np.ndarray]:
-            return self._make(j // per_batch, blocks[j % per_batch])
-
+        stop = self._batches if stop is None else stop
+        rows = np.array_split(self._rows, -(-len(self._rows) // BLOCK))
+        per_batch = len(rows)
         last = 2**62 if stop is None else max(stop, start) * per_batch
-        ahead, threads = self._ahead(len(blocks[0]), per_batch)
-        made = grain.MapDataset.range(start * per_batch, last).map(block)
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+        ahead, threads = self._ahead(len(rows[0]), per_batch)
+        made = grain.MapDataset.range(start * per_batch, last).map(_Block(self._blocks, rows))
+        if self._workers:
+            made = _in_processes(made, self._workers, threads, ahead)
+        else:
+            options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+            made = made.to_iter_dataset(options)
         return Prefetched(
-            iter(made.to_iter_dataset(options)),
-            None if stop is None else max(stop - start, 0),
-            per_batch,
-            self._join,
+            iter(made), None if stop is None else max(stop - start, 0), per_batch, self._join
         )
 
     def _ahead(self, block: int, per_batch: int) -> tuple[int, int]:
@@ -172,30 +184,16 @@ class BatchStream:
         Beside them stand one batch on its way to the devices and one that is there.
         """
         row_bytes = sum(
-            np.prod(s, dtype=np.int64) * np.dtype(d).itemsize for s, d in self._keys().values()
+            np.prod(s, dtype=np.int64) * np.dtype(d).itemsize for s, d in self._blocks.keys.values()
         )
         affordable = int(self._prefetch_bytes // (block * row_bytes)) - 2 * per_batch
-        threads = self._threads if self._threads is not None else _cores()
-        useful = max(4 * per_batch, 2 * threads)
+        useful = max(4 * per_batch, 2 * self._threads * max(self._workers, 1))
         ahead = max(min(affordable, useful), per_batch)
-        return ahead, min(threads, ahead)
+        return ahead, min(self._threads, ahead)
 
-    def _make(self, i: int, rows: Int[np.ndarray, " r"]) -> dict[str, np.ndarray]:
-        """These rows of global batch `i`."""
-        positions, epochs = self._order(i * self._batch_size + rows)
-        images, labels = self._loaded.load(positions, epochs)
-        return {"image": images, "label": labels}
-
-    def _split_rows(self, positions: Int[np.ndarray, " b"]) -> Int[np.ndarray, " b"]:
-        row_of = self._loaded.source.row_of
-        return np.array([row_of(p) if p >= 0 else -1 for p in positions.tolist()], np.int64)
-
-    def _join(self, blocks: list[dict[str, np.ndarray]]) -> dict[str, jax.Array]:
-        if len(blocks) == 1:
-            return self._to_devices(blocks[0])
-        return self._to_devices(
-            {key: np.concatenate([b[key] for b in blocks]) for key in self.spec}
-        )
+    def _join(self, blocks: list[Block]) -> tuple[dict[str, jax.Array], tuple[Skipped, ...]]:
+        whole = joined(blocks)
+        return self._to_devices(whole.arrays), whole.skipped
 
     def _to_devices(self, host: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         if self._sharding is None:
@@ -214,66 +212,44 @@ class BatchStream:
         }
 
 
-class TrainStream(BatchStream):
-    """Endless: every example once an epoch, a batch may reach from one epoch into the next."""
+class _Block:
+    """Block j of a stream: what grain's threads and processes call."""
 
-    def __init__(self, examples: Examples, batch_size: int, seed: int, *args: Any):
-        self._seed = seed
-        super().__init__(examples, batch_size, *args)
+    def __init__(self, blocks: Blocks, rows: list[Int[np.ndarray, " r"]]):
+        self._blocks, self._rows = blocks, rows
 
-    def _batches(self) -> None:
-        return None
-
-    @functools.cached_property
-    def _shuffle(self) -> Any:
-        import grain
-
-        return grain.experimental.index_shuffle
-
-    def _epoch_seed(self, epoch: int) -> int:
-        # grain's own MapDataset.shuffle takes seed + epoch, so that runs with neighbouring seeds
-        # would see the same orders, one epoch apart.
-        sequence = np.random.SeedSequence([self._seed, SHUFFLE, epoch])
-        return int(sequence.generate_state(1)[0])
-
-    def _order(self, ranks: Int[np.ndarray, " b"]) -> tuple[np.ndarray, np.ndarray]:
-        epochs, offsets = np.divmod(ranks, self.examples)
-        seeds = {epoch: self._epoch_seed(epoch) for epoch in np.unique(epochs).tolist()}
-        shuffle, last = self._shuffle, self.examples - 1
-        positions = [
-            shuffle(offset, max_index=last, seed=seeds[epoch], rounds=4)
-            for offset, epoch in zip(offsets.tolist(), epochs.tolist(), strict=True)
-        ]
-        return np.array(positions, np.int64), epochs
+    def __call__(self, j: int) -> Block:
+        batch, part = divmod(int(j), len(self._rows))
+        return self._blocks.make(batch, self._rows[part])
 
 
-class EvalStream(BatchStream):
-    """Every example exactly once in order; the last batch is filled up and masked.
+def _in_processes(made: Any, workers: int, threads: int, ahead: int) -> Any:
+    """The blocks made by worker processes, in the same order."""
+    import grain
+    from absl import flags
 
-    Batches also hold "mask" (False on the filling) and "index" (row in the split, or -1).
-    """
-
-    def _batches(self) -> int:
-        return -(-self.examples // self._batch_size)
-
-    def __len__(self) -> int:
-        return self._batches()
-
-    def _keys(self) -> dict[str, tuple[tuple[int, ...], Any]]:
-        return {**super()._keys(), "mask": ((), np.bool_), "index": ((), np.int32)}
-
-    def _order(self, ranks: Int[np.ndarray, " b"]) -> tuple[np.ndarray, np.ndarray]:
-        return np.where(ranks < self.examples, ranks, -1), np.zeros_like(ranks)
-
-    def _make(self, i: int, rows: Int[np.ndarray, " r"]) -> dict[str, np.ndarray]:
-        positions, _ = self._order(i * self._batch_size + rows)
-        index = self._split_rows(positions).astype(np.int32)
-        return {**super()._make(i, rows), "mask": positions >= 0, "index": index}
+    if not flags.FLAGS.is_parsed():  # grain's workers read a flag of its own
+        flags.FLAGS.mark_as_parsed()
+    each = max(ahead // workers, 1)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=each)
+    processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
+    return made.to_iter_dataset(options).mp_prefetch(processes)
 
 
-def _examples(split: Split, seed: int, where: str) -> Examples:
+def _examples(split: Split, seed: int, where: str, decoded_bytes: int) -> Examples:
     transform = transforms.parse(split.transform, f"{where}.transform")
-    return Examples(sources.build(split, where), transform, seed)
+    text = None
+    if split.text:
+        from big_vit_lite.data import text as grammar
+
+        text = grammar.parse(split.text, f"{where}.text")
+    source = sources.build(split, where)
+    return Examples(source, transform, seed, decoded_bytes, text, split.captions)
+
+
+def _seed(seed: int, where: str) -> int:
+    sequence = np.random.SeedSequence([seed, zlib.crc32(where.encode())])
+    return int(sequence.generate_state(1)[0])
 
 
 def _cores() -> int:

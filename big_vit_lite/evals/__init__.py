@@ -1,6 +1,7 @@
 """Evaluations: each runs over a finite stream, sees every example once, and returns numbers."""
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ class Scheduled(NamedTuple):
     stream: Any
     evaluation: Any
     predictions: bool
+    skip_limit: int = 0
 
     def due(self, step: int, steps: int) -> bool:
         """Whether it runs after step `step` (a count of finished steps); always after the last."""
@@ -54,7 +56,14 @@ def build(run: config.Run, task, mesh, batches, steps: int) -> list[Scheduled]:
             compiled[options.type] = module.Evaluation(task, mesh)
         every = config.steps_of(options.every, run, batches.examples, steps)
         scheduled.append(
-            Scheduled(name, every, stream, compiled[options.type], options.predictions)
+            Scheduled(
+                name,
+                every,
+                stream,
+                compiled[options.type],
+                options.predictions,
+                run.data.skip_limit,
+            )
         )
     return scheduled
 
@@ -74,12 +83,20 @@ def check_classes(name: str, found: tuple[str, ...], wanted: tuple[str, ...]) ->
 
 
 def measure(
-    scheduled: Scheduled, state: dict, step: int, predictions: Path | None = None
+    scheduled: Scheduled,
+    state: dict,
+    step: int,
+    predictions: Path | None = None,
+    say: Callable[[str], None] = print,
 ) -> dict[str, float]:
     """Metrics of one evaluation, of the raw weights and, where there are any, the averaged ones.
 
     Keys are NAME/top1 and NAME/ema/top1 and so on. With `predictions`, each example's outcome goes
-    to NAME-STEP.jsonl (NAME-ema-STEP.jsonl) in that directory.
+    to NAME-STEP.jsonl (NAME-ema-STEP.jsonl) in that directory. Examples that cannot be used are
+    named to `say`, and NAME/bad_examples counts them where there are any.
+
+    Raises:
+        RunError: more of them than `skip_limit`.
     """
     metrics = {}
     for kind, prefix in (("params", scheduled.name), ("ema", f"{scheduled.name}/ema")):
@@ -89,6 +106,11 @@ def measure(
         if predictions is not None:
             predictions.mkdir(parents=True, exist_ok=True)
             file = predictions / f"{prefix.replace('/', '-')}-{step}.jsonl"
-        numbers = scheduled.evaluation.run(state[kind], scheduled.stream, file)
+        skips = data.Skips(scheduled.skip_limit, say if kind == "params" else lambda line: None)
+        numbers = scheduled.evaluation.run(
+            state[kind], scheduled.stream, file, lambda found, s=skips: s.add(found, step)
+        )
+        if skips.names:
+            numbers["bad_examples"] = len(skips.names)
         metrics |= {f"{prefix}/{key}": value for key, value in numbers.items()}
     return metrics

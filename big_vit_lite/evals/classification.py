@@ -1,6 +1,7 @@
 """Top-1, top-5 and mean loss over a data set, each example counted exactly once."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class Evaluation:
             k = min(5, outputs["logits"].shape[-1])
             scores, classes = jax.lax.top_k(jax.nn.softmax(outputs["logits"]), k)
             rows = {
-                "index": batch["index"],
+                "index": jnp.where(mask, batch["index"], -1),
                 "label": batch["label"],
                 "loss": outputs["loss"],
                 "classes": classes,
@@ -51,7 +52,13 @@ class Evaluation:
         self.mesh = mesh
         self.evaluate_batch = jax.jit(evaluate_batch, out_shardings=replicated(mesh))
 
-    def run(self, params: Any, stream, predictions: Path | None = None) -> dict[str, float]:
+    def run(
+        self,
+        params: Any,
+        stream,
+        predictions: Path | None = None,
+        skipped: Callable[[tuple], None] = lambda found: None,
+    ) -> dict[str, float]:
         """Numbers over a finite stream: loss, top1, and top5 with more than 5 classes.
 
         Args:
@@ -59,13 +66,16 @@ class Evaluation:
             stream: `data.eval_stream`; its last batch is padded and masked.
             predictions: a file that gets one JSON line an example: index, name, label, loss, and
                 the best five classes with their probabilities.
+            skipped: gets the examples of each batch that could not be used; they count nowhere.
 
         Raises:
-            RunError: the stream did not hold every example once.
+            RunError: the stream did not hold every example once, or held none that can be used.
         """
-        pending, rows = [], []
-        with jax.set_mesh(self.mesh):
-            for batch in stream.iterate(0, len(stream)):
+        pending, rows, bad = [], [], 0
+        with jax.set_mesh(self.mesh), stream.iterate(0, len(stream)) as batches:
+            for batch in batches:
+                bad += len(batches.skipped)
+                skipped(batches.skipped)
                 sums, row = self.evaluate_batch(params, batch)
                 pending.append(sums)
                 if len(pending) > 2:  # a bound on what is in flight at once
@@ -77,11 +87,13 @@ class Evaluation:
             k: float(np.sum([np.float64(s[k]) for s in jax.device_get(pending)]))
             for k in pending[0]
         }
-        if totals["count"] != stream.examples:
+        if totals["count"] + bad != stream.examples:
             raise config.RunError(
                 f"evaluation saw {totals['count']:.0f} examples of {stream.examples}; this is a "
                 "defect of the input pipeline, please report it."
             )
+        if not totals["count"]:
+            raise config.RunError(f"none of the {bad} examples to evaluate can be used.")
         if predictions is not None:
             write_predictions(predictions, rows, stream)
         numbers = {k: totals[k] / totals["count"] for k in ("loss", "top1", "top5")}
@@ -91,7 +103,7 @@ class Evaluation:
 
 
 def write_predictions(path: Path, batches: list[dict], stream) -> None:
-    """One JSON object a line, in the order of the data set."""
+    """One JSON object a line, in the order of the data set; rows with index -1 are left out."""
     examples = []
     for batch in batches:
         for i in np.flatnonzero(batch["index"] >= 0):
