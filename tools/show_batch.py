@@ -1,5 +1,7 @@
 """Writes what a model is fed as a PNG: the images of one training batch with their class names.
 
+Several views of an image stand side by side; patch sequences are put together again.
+
     python tools/show_batch.py --config configs/quickstart.py --step 10 --out batch.png
 
 Every field of the config can be set as for training (--config.data.train.transform=...), so that
@@ -8,6 +10,7 @@ an augmentation can be looked at before it is paid for.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -42,25 +45,59 @@ def main(argv: list[str]) -> None:
 
     stream = data.train_stream(line.run.data, line.run.seed)
     batch = stream.host_batch(step)
-    names = [stream.class_names[label] for label in batch["label"][:images]]
-    draw(batch["image"][:images], names, out, f"step {step}: {_shape(batch)}")
-    print(f"{out}: {len(names)} of {len(batch['label'])} images of step {step}")
+    shown = pictures(batch, stream.class_names, images)
+    draw(shown, out, f"step {step}: {_shapes(batch)}")
+    rows = len(next(iter(batch.values())))
+    print(f"{out}: {min(images, rows)} of {rows} images of step {step}")
 
 
-def draw(images: UInt8[np.ndarray, "b h w c"], names: list[str], out: Path, title: str) -> None:
-    """A grid of the images with `names` beneath, as a PNG."""
+def pictures(
+    batch: dict[str, np.ndarray], class_names: tuple[str, ...], most: int
+) -> list[tuple[str, UInt8[np.ndarray, "h w c"]]]:
+    """(title, image) of everything that shows the first `most` examples."""
+    rows = min(most, len(next(iter(batch.values()))))
+    names = [class_names[label] for label in batch["label"]] if "label" in batch else [""] * rows
+    shown = []
+    for row in range(rows):
+        if "patches" in batch:
+            arrays = (batch[key][row] for key in ("patches", "positions", "patch_mask"))
+            shown.append((names[row], assembled(*arrays)))
+            continue
+        for key, values in batch.items():
+            title = f"{names[row]} {key}" if key != "image" else names[row]
+            if values.ndim == 4:
+                shown.append((title, values[row]))
+            elif values.ndim == 5:
+                shown += [(f"{title} {i}", view) for i, view in enumerate(values[row])]
+    return shown
+
+
+def assembled(
+    patches: UInt8[np.ndarray, "n d"], positions: np.ndarray, mask: np.ndarray
+) -> UInt8[np.ndarray, "h w c"]:
+    """The image whose patches these are; patches are taken to be square."""
+    rows, columns = positions[mask].max(axis=0) + 1
+    channels = 3 if patches.shape[1] % 3 == 0 else 1
+    side = math.isqrt(patches.shape[1] // channels)
+    grid = np.zeros((rows, columns, side, side, channels), np.uint8)
+    grid[tuple(positions[mask].T)] = patches[mask].reshape(-1, side, side, channels)
+    return grid.transpose(0, 2, 1, 3, 4).reshape(rows * side, columns * side, channels)
+
+
+def draw(shown: list[tuple[str, UInt8[np.ndarray, "h w c"]]], out: Path, title: str) -> None:
+    """A grid of the images with their titles beneath, as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    columns = int(np.ceil(np.sqrt(len(images))))
-    rows = -(-len(images) // columns)
+    columns = int(np.ceil(np.sqrt(len(shown))))
+    rows = -(-len(shown) // columns)
     size = (columns * INCHES, rows * INCHES * 1.25)
     figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for axis in axes.flat:
         axis.axis("off")
-    for axis, image, name in zip(axes.flat, images, names, strict=False):
+    for axis, (name, image) in zip(axes.flat, shown, strict=False):
         axis.imshow(_as_picture(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axis.set_title(name[:16], fontsize=7, y=-0.22)
     figure.suptitle(title, fontsize=8)
@@ -71,8 +108,9 @@ def draw(images: UInt8[np.ndarray, "b h w c"], names: list[str], out: Path, titl
     pyplot.close(figure)
 
 
-def _shape(batch: dict[str, np.ndarray]) -> str:
-    return " x ".join(map(str, batch["image"].shape)) + " uint8"
+def _shapes(batch: dict[str, np.ndarray]) -> str:
+    shapes = {k: " x ".join(map(str, v.shape)) for k, v in batch.items() if v.ndim > 1}
+    return ", ".join(f"{key} {shape}" for key, shape in shapes.items())
 
 
 def _as_picture(image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, " h w ..."]:

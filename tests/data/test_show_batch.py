@@ -47,6 +47,27 @@ def test_it_writes_a_grid_of_the_batch(tool, config, tmp_path, capsys):
     assert np.array_equal(np.asarray(Pillow.open(other)), np.asarray(Pillow.open(out)))
 
 
+def test_views_and_patches_are_shown_as_images(tool):
+    from big_vit_lite import data
+    from big_vit_lite.config import Data, Split
+
+    def batch(transform):
+        split = Split(source="synthetic", transform=transform, examples=20, image_size=(32, 48))
+        stream = data.train_stream(Data(batch_size=4, train=split), 0)
+        return stream.host_batch(0), stream.class_names
+
+    plain, names = batch("")
+    cut, _ = batch("patchify(8, 30, resize=False)")
+    shown = tool.pictures(cut, names, 3)
+    assert [title for title, _ in shown] == [names[label] for label in plain["label"][:3]]
+    for (_, image), wanted in zip(shown, plain["image"], strict=False):
+        assert np.array_equal(image, wanted)
+    seen, _ = batch("views(whole='resize(16)', local=(2, 'random_crop(8)'))")
+    shown = tool.pictures(seen, names, 2)
+    assert [image.shape for _, image in shown] == 2 * [(16, 16, 3), (8, 8, 3), (8, 8, 3)]
+    assert [title.split(" ", 2)[2] for title, _ in shown[:3]] == ["whole", "local 0", "local 1"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
