@@ -17,6 +17,10 @@ from typing import Any, Generic, TypeVar
 Op = TypeVar("Op")
 
 
+class NestedFault(ValueError):
+    """A fault in a text that is an argument: it says itself how to write what is wrong."""
+
+
 @dataclass(frozen=True)
 class Grammar(Generic[Op]):
     """Reads chains of the operations `ops`, which check their own arguments (ValueError).
@@ -77,6 +81,8 @@ class Grammar(Generic[Op]):
             raise ValueError(f"{name}: {error}; write {self.signature(name)}") from None
         try:
             return self.ops[name](*bound.args, **bound.kwargs)
+        except NestedFault as error:
+            raise ValueError(f"{name}: {error}") from None
         except ValueError as error:
             raise ValueError(f"{name}: {error}; write {self.signature(name)}") from None
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from big_vit_lite.config import InputError
 from big_vit_lite.data.grammar import Grammar
-from big_vit_lite.data.transforms import crops, geometry, randaugment, resize
+from big_vit_lite.data.transforms import crops, geometry, patchify, randaugment, resize, views
 from big_vit_lite.data.transforms.decode import Decode
-from big_vit_lite.data.transforms.op import Image, Op, Size
+from big_vit_lite.data.transforms.op import Image, Op, Several, Size, Specs
 
 OPS: dict[str, type[Op]] = {
     "decode": Decode,
@@ -28,17 +28,22 @@ OPS: dict[str, type[Op]] = {
     "affine": geometry.Affine,
     "cutout": geometry.Cutout,
     "randaugment": randaugment.RandAugment,
+    "patchify": patchify.Patchify,
+    "views": views.Views,
 }
 GRAMMAR = Grammar(OPS, chain="decode|resize(224)|flip", single="flip or resize(224)")
 
 
 @dataclass(frozen=True)
 class Transform:
-    """Operations one after the other; equal arguments and generators give equal pixels."""
+    """Operations one after the other; equal arguments and generators give equal pixels.
+
+    A call gives an image or, where the last operation makes several arrays, a dict of them.
+    """
 
     ops: tuple[Op, ...]
 
-    def __call__(self, image: Any, rng: np.random.Generator) -> Image:
+    def __call__(self, image: Any, rng: np.random.Generator) -> Image | dict[str, np.ndarray]:
         for op in self.ops:
             image = op(image, rng)
         return image
@@ -48,12 +53,32 @@ class Transform:
         """Whether the first operation is decode, whose result can be kept between epochs."""
         return bool(self.ops) and isinstance(self.ops[0], Decode)
 
-    def output_size(self) -> Size | None:
-        """(height, width) of every result; None where it depends on the image."""
-        size = None
+    @property
+    def several(self) -> Several | None:
+        """The last operation, if it makes several arrays."""
+        return self.ops[-1] if self.ops and isinstance(self.ops[-1], Several) else None
+
+    def output_size(self, size: Size | None = None) -> Size | None:
+        """(height, width) of what it makes of images of `size` (None: any).
+
+        None where that depends on the image, and where several arrays are made.
+        """
         for op in self.ops:
             size = op.output_size(size)
         return size
+
+    def specs(self, size: Size | None = None, channels: int | None = None) -> Specs:
+        """Shape and type of each array it makes, by key; "image" where it makes one image.
+
+        Args:
+          size, channels: of the images it is given; None where they differ or are not known.
+        """
+        if self.decodes:
+            channels = self.ops[0].channels
+        if not self.several:
+            return {"image": ((*(self.output_size(size) or (None, None)), channels), np.uint8)}
+        before = Transform(self.ops[:-1]).output_size(size)
+        return self.several.specs(before, channels)
 
 
 def parse(text: str, where: str = "transform") -> Transform:
@@ -83,4 +108,7 @@ def _read(text: str) -> tuple[list[Op], list[str]]:
     late = [i for i, op in enumerate(ops) if i and isinstance(op, Decode)]
     if late and not faults:
         faults.append("decode comes first and once")
+    early = [GRAMMAR.name_of(op) for op in ops[:-1] if isinstance(op, Several)]
+    if early and not faults:
+        faults.append(f"{early[0]} comes last; it makes more than one image")
     return ops, faults
