@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 __all__ = ["Columns", "Source", "build", "columns_of"]
 
 _NEEDS = {
+    "arrayrecord": "the folder that holds ArrayRecord shards and their schema.json",
     "folder": "the folder that holds one folder of images per class",
     "parquet": "a Parquet file, or the folder of the dataset's *.parquet shards",
     "table": "a .csv, .tsv or .jsonl file that names image files",
     "tar": 'a tar file, the folder of its shards, or a pattern such as "DIR/{00000..00099}.tar"',
+    "tfds": "the data set's folder, such as DATA_DIR/imagenet2012/5.1.0",
 }
 
 
@@ -71,6 +73,10 @@ def _open(split: Split, columns: Columns, where: str) -> Source:
             f"{where}.text is set, but source {split.source} has no captions; "
             "table, tar, parquet, arrayrecord and tfds can have them"
         )
+    if split.source == "arrayrecord":
+        from big_vit_lite.data.sources.arrayrecord import ArrayRecord
+
+        return ArrayRecord(split.path, split.split, columns, names_of(split, where), where)
     if split.source == "digits":
         from big_vit_lite.data.sources.digits import Digits
 
@@ -96,6 +102,10 @@ def _open(split: Split, columns: Columns, where: str) -> Source:
         from big_vit_lite.data.sources.tar import Tar
 
         return Tar(split.path, split.split, columns, names_of(split, where), where)
+    if split.source == "tfds":
+        from big_vit_lite.data.sources.tfds import Tfds
+
+        return Tfds(split.path, split.split, columns, names_of(split, where), where)
     raise InputError(f"{where}.source: {split.source!r} cannot be read yet")
 
 
