@@ -13,8 +13,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from big_vit_lite.data.transforms.decode import by_fours, opencv
-from big_vit_lite.data.transforms.op import Image, Op, Size, pair, require_choice, require_count
+from big_vit_lite.data.transforms.op import (
+    MOST_SIDE,
+    Image,
+    Op,
+    Size,
+    pair,
+    require_choice,
+    require_count,
+    require_pixels,
+)
 
+RULES = ("tensorflow", "torchvision")  # whose arithmetic, where the two differ by a pixel
 METHODS = ("nearest", "bilinear", "bicubic", "lanczos", "area")
 
 
@@ -87,24 +97,36 @@ class Resize(Op):
 
 @dataclass(frozen=True)
 class ResizeSmall(Op):
-    """The shorter side to `size` pixels, the longer in proportion and rounded, as big_vision does.
+    """The shorter side to `size` pixels, the longer in proportion.
 
-    Values are rounded to grey levels, where big_vision's cast to uint8 cuts them off.
+    The longer side is rounded by rule "tensorflow", as big_vision does, and cut off by rule
+    "torchvision", as CLIP and timm do. Values are rounded to grey levels, where big_vision's cast
+    to uint8 cuts them off.
+
+    Raises:
+      ImageFault: of a very long image, whose result would be too large for memory.
     """
 
     size: int
     method: str = "area"
     antialias: bool = True
+    rule: str = "tensorflow"
 
     def __post_init__(self) -> None:
-        require_count(self.size, "size", 1)
+        require_count(self.size, "size", 1, MOST_SIDE)
         check_filter(self.method, self.antialias)
+        require_choice(self.rule, "rule", RULES)
 
     def __call__(self, image: Image, rng: np.random.Generator) -> Image:
-        return resize(image, self.output_size(image.shape[:2]), self.method, self.antialias)
+        size = self.output_size(image.shape[:2])
+        require_pixels(size)
+        return resize(image, size, self.method, self.antialias)
 
     def output_size(self, size: Size | None) -> Size | None:
         if size is None:
             return None
+        if self.rule == "torchvision":
+            long = int(self.size * max(size) / min(size))
+            return (self.size, long) if size[0] <= size[1] else (long, self.size)
         ratio = self.size / min(size)
         return round(size[0] * ratio), round(size[1] * ratio)
