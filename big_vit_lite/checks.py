@@ -4,8 +4,8 @@ Each check gives the faults of a run to `config.load`, which reports them with a
 imports JAX or reads data, so that a wrong config is refused at once.
 """
 
+import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from big_vit_lite.config import Fault, InputError, Run, Split, check_devices, splits
 
@@ -102,20 +102,37 @@ def _misfit(
 
 
 def paths(run: Run) -> Iterator[Fault]:
-    """Local files and folders are there; one that several splits want is missing once."""
+    """Local files and folders are there; one that several splits want is missing once.
+
+    URLs are left to the start of the run, and of patterns the folder is looked for.
+    """
     wanting: dict[str, list[str]] = {}
     for key, split in splits(run):
-        if split.source not in ("folder", "parquet") or not split.path or "://" in split.path:
-            continue
-        if not Path(split.path).expanduser().exists():
-            wanting.setdefault(split.path, []).append(f"{key}.path")
+        made = split.source in ("digits", "synthetic")
+        for name, path in (("path", split.path), ("class_names", split.class_names)):
+            if path and not (made and name == "path") and not _is_there(path):
+                wanting.setdefault(path, []).append(f"{key}.{name}")
     for path, (key, *others) in wanting.items():
         also = f" (and {', '.join(others)})" if others else ""
         wanted = (
             f"is not there; put the data in place or name its folder with --config.{key}=DIR{also};"
             " --help with this config says where the data comes from"
         )
-        yield Fault(key, wanted, path, (f"{key.removesuffix('.path')}.source",))
+        if key.endswith(".class_names"):
+            wanted = "is not there; give a text file with one class name a line"
+        yield Fault(key, wanted, path, (f"{key.rsplit('.', 1)[0]}.source",))
+
+
+def _is_there(path: str) -> bool:
+    """Whether a local path, or the folder in which a pattern begins, is there; URLs count as so."""
+    from big_vit_lite.data import files
+
+    path = files.normal(path)
+    if files.is_url(path) or files.exists(path):
+        return True
+    if not files.is_pattern(path):
+        return False
+    return files.is_dir(files.parent(re.split(r"[{*?]", path)[0]) or ".")
 
 
 def devices(count: Callable[[Run], int]) -> Callable[[Run], Iterator[Fault]]:

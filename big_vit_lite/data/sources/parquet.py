@@ -9,7 +9,6 @@ for nearly every image; such data belongs in a format with single-record access.
 from __future__ import annotations
 
 import bisect
-import difflib
 import json
 import threading
 from collections import Counter, OrderedDict
@@ -23,7 +22,7 @@ from jaxtyping import Int
 
 from big_vit_lite.config import InputError, RunError
 from big_vit_lite.data import files
-from big_vit_lite.data.sources import classes, shards
+from big_vit_lite.data.sources import classes, columns, shards
 from big_vit_lite.data.sources.base import BadExample, Columns, Example, Source, captions_of
 
 ROW_GROUP_BYTES = 1 << 30
@@ -47,18 +46,17 @@ class Parquet(Source):
         self,
         path: str,
         split: str | None,
-        columns: Columns,
+        wanted: Columns,
         names: tuple[str, ...] | None = None,
         where: str = "data.train",
     ):
         self._files = shards.find(path, split, ".parquet", "Parquet", where)
         self._where = where
-        wanted = {"image": columns.image or "image"}
-        if columns.labels:
-            wanted["label"] = columns.label or "label"
-        if columns.captions:
-            wanted["caption"] = columns.caption or "caption"
-        self._columns = wanted
+        self._columns = {"image": wanted.image or "image"}
+        if wanted.labels:
+            self._columns["label"] = wanted.label or "label"
+        if wanted.captions:
+            self._columns["caption"] = wanted.caption or "caption"
         self._groups: list[tuple[str, int]] = []
         self._starts: list[int] = []
         self._first_row: dict[str, int] = {}
@@ -76,7 +74,7 @@ class Parquet(Source):
             raise InputError(f"{where}.path: {self._files[0]} holds no rows")
         self._rows = rows
         self._classes = classes.Classes(())
-        if columns.labels:
+        if wanted.labels:
             self._classes = self._read_classes(headers[0][0], names)
         self.class_names = self._classes.names
         self._start_cache()
@@ -88,7 +86,7 @@ class Parquet(Source):
             schema, metadata = opened.schema_arrow, opened.metadata
         for what, column in self._columns.items():
             key = f"{self._where}.{what}_key"
-            _require(column, schema.names, key, file)
+            columns.require(column, schema.names, key, file)
             kind = schema.field(column).type
             if not _TYPES[what](kind):
                 raise InputError(
@@ -271,13 +269,3 @@ def _hub_names(schema: Any, key: str) -> tuple[str, ...] | None:
         return tuple(features[key]["names"])
     except (KeyError, TypeError, ValueError):
         return None
-
-
-def _require(column: str, names: list[str], key: str, file: str) -> None:
-    if column in names:
-        return
-    near = difflib.get_close_matches(column, names, n=1, cutoff=0.4)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise InputError(
-        f"{key}: {file} has no column {column!r}{hint}; its columns are: {', '.join(names)}"
-    )

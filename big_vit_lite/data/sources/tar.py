@@ -7,7 +7,6 @@ one read of a few adjacent members.
 from __future__ import annotations
 
 import bisect
-import difflib
 import json
 import re
 import zlib
@@ -21,9 +20,10 @@ from jaxtyping import Int
 
 from big_vit_lite.config import InputError, RunError
 from big_vit_lite.data import files
-from big_vit_lite.data.sources import classes, shards
+from big_vit_lite.data.sources import classes, columns, shards
 from big_vit_lite.data.sources.base import BadExample, Columns, Example, Source, captions_of
-from big_vit_lite.data.sources.tar_index import BLOCK, Index, open_index
+from big_vit_lite.data.sources.tar_headers import BLOCK
+from big_vit_lite.data.sources.tar_index import Index, open_index
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 NEAR = 64 << 10  # bytes between two members that are read along rather than skipped
@@ -61,7 +61,7 @@ class Tar(Source):
     Args:
       path: a shard, a folder of *.tar, or a pattern; local or a URL.
       split: shards SPLIT-*; None where a folder holds only one split.
-      columns: image: one ending, None: the first of jpg, jpeg, png, webp that an example has.
+      wanted: image: one ending, None: the first of jpg, jpeg, png, webp that an example has.
         label: the ending of a text (default cls) or json.FIELD; caption: the same (default txt).
       names: class names in the order of the label numbers; None: see classes.from_counts.
 
@@ -74,14 +74,14 @@ class Tar(Source):
         self,
         path: str,
         split: str | None,
-        columns: Columns,
+        wanted: Columns,
         names: tuple[str, ...] | None = None,
         where: str = "data.train",
     ):
         self._shards = _shards(path, split, where)
-        self._images = (columns.image.lower(),) if columns.image else IMAGES
-        self._label = Field.parse(columns.label or "cls") if columns.labels else None
-        self._caption = Field.parse(columns.caption or "txt") if columns.captions else None
+        self._images = (wanted.image.lower(),) if wanted.image else IMAGES
+        self._label = Field.parse(wanted.label or "cls") if wanted.labels else None
+        self._caption = Field.parse(wanted.caption or "txt") if wanted.captions else None
         keep = frozenset({self._label.member} if self._label else ())
         with ThreadPoolExecutor(16) as pool:  # stores answer slowly, and all at once
             indices = list(pool.map(lambda shard: open_index(shard, keep, where), self._shards))
@@ -197,13 +197,16 @@ class Tar(Source):
 
     def _require_members(self, where: str) -> None:
         """Some example has an image, some a label and some a caption."""
+        shard = self._shards[0]
         there = sorted({field for index in self._indices for field in index.fields})
         for key, field in (("label", self._label), ("caption", self._caption)):
             if field is not None:
-                _require(field.member, there, f"{where}.{key}_key", self._shards[0], field.inside)
+                columns.require(
+                    field.member, there, f"{where}.{key}_key", self._shards[0], "member"
+                )
                 self._require_inside(field, f"{where}.{key}_key")
         if not set(self._images) & set(there):
-            _require(self._images[0], there, f"{where}.image_key", self._shards[0])
+            columns.require(self._images[0], there, f"{where}.image_key", shard, "member")
 
     def _require_inside(self, field: Field, key: str) -> None:
         """The first few JSON members know the field: one that none knows is misspelt."""
@@ -225,7 +228,7 @@ class Tar(Source):
         if seen and field.inside[0] not in seen:
             named = f"{field.member}.{field.inside[0]}"
             options = [f"{field.member}.{name}" for name in sorted(seen)]
-            _require(named, options, key, self._shards[0])
+            columns.require(named, options, key, self._shards[0], "field")
 
     def _number_labels(self, field: Field, names: tuple[str, ...] | None) -> None:
         """Sets class names and the number of every example's label, -1 where it is no class."""
@@ -260,19 +263,6 @@ def _values(texts: Iterable[bytes], field: Field) -> Iterable[str | int | None]:
         yield value if usable else None
 
 
-def _require(
-    member: str, there: list[str], key: str, shard: str, inside: tuple[str, ...] = ()
-) -> None:
-    if member in there:
-        return
-    near = difflib.get_close_matches(member, there, n=1, cutoff=0.4)
-    wanted, suggested = (".".join((name, *inside)) for name in (member, near[0] if near else ""))
-    hint = f" (did you mean {suggested!r}?)" if near else ""
-    raise InputError(
-        f"{key}: no example of {shard} has {wanted!r}{hint}; there are: {', '.join(there[:20])}"
-    )
-
-
 def _shards(path: str, split: str | None, where: str) -> list[str]:
     path = files.normal(path)
     if not files.is_pattern(path) and files.is_dir(path):
@@ -280,7 +270,7 @@ def _shards(path: str, split: str | None, where: str) -> list[str]:
         packed = [name for name in names if name.endswith(_COMPRESSED)]
         if packed and not any(name.endswith(".tar") for name in names):
             raise InputError(
-                f"{where}.path: {files.join(path, packed[0])} is compressed, which leaves no way to "
-                "read one example; unpack it to a plain .tar (images are compressed already)"
+                f"{where}.path: {files.join(path, packed[0])} is compressed, which leaves no way "
+                "to read one example; unpack it to a plain .tar (images are compressed already)"
             )
     return shards.find(path, split, ".tar", "tar", where)
