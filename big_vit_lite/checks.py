@@ -39,15 +39,18 @@ def sizes(run: Run) -> Iterator[Fault]:
 
 
 def transforms(run: Run) -> Iterator[Fault]:
-    """Transforms and parts of every split can be read."""
+    """Transforms of images and captions and parts of every split can be read."""
     from big_vit_lite.data import parts
+    from big_vit_lite.data import text as captions
     from big_vit_lite.data import transforms as grammar
 
+    kinds = {"transform": grammar.check, "text": captions.check, "part": parts.check}
     for key, split in splits(run):
-        for name, check in (("transform", grammar.check), ("part", parts.check)):
-            text = getattr(split, name)
-            for finding in check(text):
-                yield Fault(f"{key}.{name}", finding, text)
+        for name, check in kinds.items():
+            if name == "text" and not split.text:
+                continue  # without it no captions are read
+            for finding in check(getattr(split, name)):
+                yield Fault(f"{key}.{name}", finding, getattr(split, name))
 
 
 def images(run: Run) -> Iterator[Fault]:
@@ -155,9 +158,7 @@ def image_size(split: Split) -> tuple[int, int] | None:
     if grammar.check(split.transform):
         return None
     size = {"digits": (8, 8), "synthetic": split.image_size}.get(split.source)
-    for op in grammar.parse(split.transform).ops:
-        size = op.output_size(size)
-    return size
+    return grammar.parse(split.transform).output_size(size)
 
 
 def _pair(value: int | tuple[int, int] | None) -> tuple[int, int] | None:

@@ -10,6 +10,7 @@ import numpy as np
 from big_vit_lite.config import InputError, RunError
 from big_vit_lite.data.order import AUGMENT, REPLACE
 from big_vit_lite.data.sources.base import BadExample, Example, Source
+from big_vit_lite.data.text import TextFault
 from big_vit_lite.data.transforms import Transform
 from big_vit_lite.data.transforms.op import Image, ImageFault
 
@@ -103,7 +104,7 @@ class Examples:
                 made["text"] = self._text(captions[self._which(len(captions), visit, rng)], rng)
         except (InputError, RunError):
             raise
-        except ImageFault as error:
+        except (ImageFault, TextFault) as error:
             raise BadExample(
                 f"{self.source.name_of(i)}: {error}; repair it or take it out of the data"
             ) from error

@@ -17,8 +17,8 @@ from typing import Any, Generic, TypeVar
 Op = TypeVar("Op")
 
 
-class NestedFault(ValueError):
-    """A fault in a text that is an argument: it says itself how to write what is wrong."""
+class WholeFault(ValueError):
+    """A fault that says itself what to do: the operation's signature would not help."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Grammar(Generic[Op]):
             raise ValueError(f"{name}: {error}; write {self.signature(name)}") from None
         try:
             return self.ops[name](*bound.args, **bound.kwargs)
-        except NestedFault as error:
+        except WholeFault as error:
             raise ValueError(f"{name}: {error}") from None
         except ValueError as error:
             raise ValueError(f"{name}: {error}; write {self.signature(name)}") from None

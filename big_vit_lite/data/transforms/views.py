@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from big_vit_lite.config import InputError
-from big_vit_lite.data.grammar import NestedFault
+from big_vit_lite.data.grammar import WholeFault
 from big_vit_lite.data.transforms.op import Several, Size, Specs, require_count, shown
 
 if TYPE_CHECKING:
@@ -64,10 +64,10 @@ class Views(Several):
         for name, value in views.items():
             try:
                 made.append(_view(name, value))
-            except NestedFault as error:
+            except WholeFault as error:
                 faults.append(str(error))
         if faults:
-            raise NestedFault("; ".join(faults))
+            raise WholeFault("; ".join(faults))
         object.__setattr__(self, "views", tuple(made))
 
     def __call__(self, image: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -92,11 +92,11 @@ def _view(name: str, value: Any) -> View:
     if count is not None:
         require_count(count, f"the count of {name}", 1)
     if faults := check(text):
-        raise NestedFault("; ".join(f"view {name}: {fault}" for fault in faults))
+        raise WholeFault("; ".join(f"view {name}: {fault}" for fault in faults))
     transform = parse(text)
     if transform.several:
         last = GRAMMAR.name_of(transform.several)
-        raise NestedFault(f"view {name}: {last} cannot stand in a view, which is one image")
+        raise WholeFault(f"view {name}: {last} cannot stand in a view, which is one image")
     return View(name, count, transform)
 
 
