@@ -1,4 +1,4 @@
-"""ArrayRecord shards: what a record may be, labels without images, and shards that are not whole."""
+"""ArrayRecord shards: what a record may be, labels without images, shards that are not whole."""
 
 import json
 import pickle

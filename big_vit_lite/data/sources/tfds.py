@@ -216,7 +216,7 @@ def _require_array_record(info: Any, folder: str, where: str) -> None:
 
 
 def _split(info: Any, split: str | None, folder: str, where: str) -> str:
-    there = list(info.splits)
+    there = sorted(info.splits)
     if split is None and len(there) == 1:
         return there[0]
     if split in there:
@@ -242,7 +242,7 @@ def _feature(features: Any, key: str, option: str, folder: str) -> Any:
     """The feature that `key` names, such as "image" or "captions/text"."""
     for name in key.split("/"):
         features = getattr(features, "feature", features)  # what a Sequence is made of
-        there = list(features) if hasattr(features, "keys") else []
+        there = sorted(features) if hasattr(features, "keys") else []
         if name not in there:
             near = difflib.get_close_matches(name, there, n=1, cutoff=0.4)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
