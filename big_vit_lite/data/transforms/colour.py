@@ -1,6 +1,6 @@
 """Pixel-value operations with Pillow's meaning (ImageOps, ImageEnhance), for 1 or 3 channels.
 
-All but `sharpness` and `color` are look-up tables. Tests hold each equal to Pillow's result.
+Most are look-up tables. Tests hold each equal to Pillow's result.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from big_vit_lite.data.transforms.decode import opencv
+from big_vit_lite.data.transforms.maps import from_pillow, to_pillow
 from big_vit_lite.data.transforms.op import Image
 
 LEVELS = np.arange(256)
@@ -34,6 +35,11 @@ def grey(image: Image) -> UInt8[np.ndarray, "h w"]:
         return image[..., 0]
     r, g, b = (image[..., c].astype(np.uint32) for c in range(3))
     return ((r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16).astype(np.uint8)
+
+
+def grayscale(image: Image) -> Image:
+    """The luma in every channel."""
+    return image if image.shape[-1] == 1 else np.repeat(grey(image)[..., None], 3, axis=-1)
 
 
 def autocontrast(image: Image) -> Image:
@@ -64,6 +70,28 @@ def equalize(image: Image) -> Image:
 def invert(image: Image) -> Image:
     """255 - value."""
     return 255 - image
+
+
+def hue(image: Image, turn: float) -> Image:
+    """The hue turned by `turn` of a full circle, red towards green; grey images stay.
+
+    In Pillow's HSV of 256 hues, by whole steps towards none, as torchvision does.
+    """
+    steps = int(turn * 255)
+    if image.shape[-1] == 1:
+        return image
+    from PIL import Image as Pillow
+
+    hsv = np.array(Pillow.fromarray(image).convert("HSV"))
+    hsv[..., 0] += np.uint8(steps % 256)
+    return np.asarray(Pillow.fromarray(hsv, "HSV").convert("RGB"))
+
+
+def gaussian_blur(image: Image, sigma: float) -> Image:
+    """Pillow's GaussianBlur: three box blurs whose variances add up to `sigma`² (pixels)."""
+    from PIL import ImageFilter
+
+    return from_pillow(to_pillow(image).filter(ImageFilter.GaussianBlur(sigma)))
 
 
 def posterize(image: Image, bits: int) -> Image:

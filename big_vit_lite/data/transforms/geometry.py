@@ -51,6 +51,21 @@ class Flip(Op):
 
 
 @dataclass(frozen=True)
+class VerticalFlip(Op):
+    """Mirrored top to bottom with probability `p`, for images without an upside."""
+
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        require_number(self.p, "p", 0, 1)
+
+    def __call__(self, image: Image, rng: np.random.Generator) -> Image:
+        if rng.random() >= self.p:
+            return image
+        return by_fours(lambda part: opencv().flip(part, 0), image)
+
+
+@dataclass(frozen=True)
 class Shift(Op):
     """Moved by up to `pixels` whole pixels each way; what comes in is 0."""
 
@@ -63,6 +78,27 @@ class Shift(Op):
         span = 2 * self.pixels + 1
         down, right = uniform(rng, span) - self.pixels, uniform(rng, span) - self.pixels
         return moved(image, down, right)
+
+
+@dataclass(frozen=True)
+class Translate(Op):
+    """Moved by up to `share` of its height and of its width, by whole pixels; `fill` comes in.
+
+    As torchvision's RandomAffine(0, translate=(share, share)) draws it: uniform, then rounded.
+    """
+
+    share: float
+    fill: int = 0
+
+    def __post_init__(self) -> None:
+        require_number(self.share, "share", 0, 1)
+        require_number(self.fill, "fill", 0, 255)
+
+    def __call__(self, image: Image, rng: np.random.Generator) -> Image:
+        height, width = image.shape[:2]
+        right = round(between(rng, self.share * width))
+        down = round(between(rng, self.share * height))
+        return moved(image, down, right, fill=self.fill)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,18 @@ import numpy as np
 
 from big_vit_lite.config import InputError
 from big_vit_lite.data.grammar import Grammar
-from big_vit_lite.data.transforms import crops, geometry, patchify, randaugment, resize, views
+from big_vit_lite.data.transforms import (
+    augmix,
+    autoaugment,
+    colour_ops,
+    crops,
+    erasing,
+    geometry,
+    patchify,
+    randaugment,
+    resize,
+    views,
+)
 from big_vit_lite.data.transforms.decode import Decode
 from big_vit_lite.data.transforms.op import Image, Op, Several, Size, Specs
 
@@ -23,11 +34,29 @@ OPS: dict[str, type[Op]] = {
     "pad_crop": crops.PadCrop,
     "random_resized_crop": crops.RandomResizedCrop,
     "flip": geometry.Flip,
+    "vertical_flip": geometry.VerticalFlip,
     "shift": geometry.Shift,
+    "translate": geometry.Translate,
     "rotate": geometry.Rotate,
     "affine": geometry.Affine,
     "cutout": geometry.Cutout,
+    "random_erasing": erasing.RandomErasing,
+    "grayscale": colour_ops.Grayscale,
+    "autocontrast": colour_ops.Autocontrast,
+    "equalize": colour_ops.Equalize,
+    "invert": colour_ops.Invert,
+    "posterize": colour_ops.Posterize,
+    "solarize": colour_ops.Solarize,
+    "sharpness": colour_ops.Sharpness,
+    "gaussian_blur": colour_ops.GaussianBlur,
+    "color_jitter": colour_ops.ColorJitter,
+    "three_augment": colour_ops.ThreeAugment,
     "randaugment": randaugment.RandAugment,
+    "randaugment_timm": randaugment.RandAugmentTimm,
+    "randaugment_paper": randaugment.RandAugmentPaper,
+    "autoaugment": autoaugment.AutoAugment,
+    "trivialaugment": autoaugment.TrivialAugment,
+    "augmix": augmix.AugMix,
     "patchify": patchify.Patchify,
     "views": views.Views,
 }
