@@ -68,7 +68,7 @@ class Grammar(Generic[Op]):
     def _make(self, node: ast.expr) -> Op:
         called = node.func if isinstance(node, ast.Call) else node
         if not isinstance(called, ast.Name):
-            raise ValueError(f"{ast.unparse(node)!r} is not an operation, such as {self.single}")
+            raise ValueError(f"{_written(node)} is not an operation, such as {self.single}")
         name = called.id
         if name not in self.ops:
             near = difflib.get_close_matches(name, self.ops, n=1)
@@ -113,5 +113,14 @@ def _literal(node: ast.expr, name: str) -> Any:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         raise ValueError(
-            f"{name}: {ast.unparse(node)!r} is not a plain value (number, text or tuple)"
+            f"{name}: {_written(node)} is not a plain value (number, text or tuple)"
         ) from None
+
+
+def _written(node: ast.expr) -> str:
+    """How `node` is written, in quotes and cut to 60 characters."""
+    try:
+        text = ast.unparse(node)
+    except (RecursionError, ValueError):  # deeper, or of more digits, than Python writes
+        return "what is too long to show here"
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
