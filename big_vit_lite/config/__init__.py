@@ -3,7 +3,13 @@
 Importing this package imports neither jax nor anything else of big_vit_lite.
 """
 
-from big_vit_lite.config.command_line import CommandLine, Option, command_line, exit_code
+from big_vit_lite.config.command_line import (
+    CommandLine,
+    Option,
+    command_line,
+    exit_code,
+    options_line,
+)
 from big_vit_lite.config.durations import Duration, Every, parse_duration, steps_of, total_steps
 from big_vit_lite.config.errors import ABSENT, Fault, InputError, RunError
 from big_vit_lite.config.load import load
@@ -49,6 +55,7 @@ __all__ = [
     "differences",
     "exit_code",
     "load",
+    "options_line",
     "parse_arg",
     "parse_duration",
     "splits",

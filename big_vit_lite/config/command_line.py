@@ -11,7 +11,7 @@ from typing import Any
 
 from big_vit_lite.config import fields, source
 from big_vit_lite.config.errors import Fault, InputError, RunError
-from big_vit_lite.config.help import help_text
+from big_vit_lite.config.help import help_text, options_text
 from big_vit_lite.config.load import Check, apply_overrides, refuse, validate
 from big_vit_lite.config.schema import Run
 
@@ -126,6 +126,28 @@ def command_line(
     return CommandLine(run, workdir and Path(workdir), extras, file, tuple(words.overrides))
 
 
+def options_line(
+    argv: Sequence[str], *, program: str, about: str, options: Sequence[Option]
+) -> tuple[dict[str, Any], list[Fault]]:
+    """Reads the command line of a tool without a config; --help prints and leaves with code 0.
+
+    Returns:
+        The values of the options that were given, switches as True, and what is wrong with them.
+
+    Raises:
+        SystemExit: after --help.
+    """
+    known = (*options, Option("help", "", "Prints this text."))
+    words = _take_apart(list(argv), known)
+    if words.options.get("help"):
+        sys.stdout.write(options_text(program, about, known))
+        raise SystemExit(0)
+    for option in options:
+        if option.required and option.name not in words.options:
+            words.faults.append(Fault(f"--{option.name}", f"is missing: {option.meaning}"))
+    return words.options, words.faults
+
+
 def exit_code(main: Callable[..., int | None], *args: Any) -> int:
     """Runs a command; wrong input is printed and gives 2, a failed run is printed and gives 1.
 
@@ -157,7 +179,7 @@ def _take_apart(argv: list[str], known: Sequence[Option]) -> _Words:
             wanted = "no option, they begin with --; values with spaces want quotes in the shell"
             words.faults.append(Fault(word, wanted))
             continue
-        if name.startswith("config."):
+        if name.startswith("config.") and "config" in options:
             key = name.removeprefix("config.")
             value = value if given else _following(argv, _bare_value(key))
             if value is None:
@@ -205,7 +227,7 @@ def _bare_value(key: str) -> str | None:
 
 def _unknown_option(name: str, options: dict[str, Option]) -> Fault:
     near = difflib.get_close_matches(name, list(options), n=1, cutoff=0.6)
-    if not near and (key := fields.nearest(name)):
+    if not near and "config" in options and (key := fields.nearest(name)):
         near = [f"config.{key}"]
     hint = f"did you mean --{near[0]}?" if near else "--help lists all"
     return Fault(f"--{name}", f"there is no such option; {hint}")

@@ -42,10 +42,7 @@ def help_text(
         source: the config given, with its docstring and what it sets, if any.
     """
     lines = [f"usage: {program} --config FILE[:ARG] [--config.FIELD=VALUE ...] [options]", ""]
-    lines += [*about.strip().splitlines(), "", "options"]
-    for option in options:
-        lines.append(f"  --{option.name} {option.metavar}".rstrip())
-        lines += _wrap(option.meaning, "      ")
+    lines += [*about.strip().splitlines(), "", *_options(options)]
     lines += ["", "configs at hand", *(f"  {file}" for file in shipped or ("(none found)",)), ""]
     if source is not None:
         lines += [f"config {source}", *textwrap.indent(doc, "  ").splitlines()]
@@ -53,6 +50,19 @@ def help_text(
     lines += ["fields, to be set in a config or by --config.FIELD=VALUE", *_NOTES.splitlines()]
     lines += _section(Run, "", "the run")
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def options_text(program: str, about: str, options: Sequence[Option]) -> str:
+    """All of --help of a tool without a config."""
+    lines = [f"usage: {program} [options]", "", *about.strip().splitlines(), ""]
+    return "\n".join(line.rstrip() for line in [*lines, *_options(options)]) + "\n"
+
+
+def _options(options: Sequence[Option]) -> Iterator[str]:
+    yield "options"
+    for option in options:
+        yield f"  --{option.name} {option.metavar}".rstrip()
+        yield from _wrap(option.meaning, "      ")
 
 
 def _section(section: type, prefix: str, title: str) -> Iterator[str]:

@@ -154,3 +154,17 @@ def test_help_with_a_config_shows_what_it_sets(capsys, file):
 def test_help_with_a_broken_config_still_helps(capsys, tmp_path):
     text = help_of(capsys, f"--config={tmp_path / 'no.py'}", "--help")
     assert "optim.lr " in text and text.rstrip().splitlines()[-1].startswith("config file")
+
+
+def test_a_tool_without_a_config_has_its_options_alone(capsys):
+    def read(*argv):
+        return config.options_line(argv, program="tool.py", about="Does it.", options=OPTIONS)
+
+    assert read("--step", "3", "--dry_run") == ({"step": 3, "dry_run": True}, [])
+    _, faults = read("--step=x", "--config.optim.lr=1", "--batch_size=2")
+    assert [fault.key for fault in faults] == ["--step", "--config.optim.lr", "--batch_size"]
+    assert str(faults[2]) == "--batch_size: there is no such option; --help lists all"
+    with pytest.raises(SystemExit):
+        read("--help")
+    text = capsys.readouterr().out
+    assert text.startswith("usage: tool.py [options]\n\nDoes it.\n\noptions\n  --checkpoint DIR\n")
