@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import html
 import re
+import zlib
 from typing import Any
 
 _MERGES = 48_894  # of the 262,144 in the published file those that CLIP knows
@@ -121,7 +122,7 @@ def _read_merges(vocabulary: bytes) -> list[tuple[str, str]]:
     if vocabulary[:2] == b"\x1f\x8b":
         try:
             vocabulary = gzip.decompress(vocabulary)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"it is cut off or damaged ({error})") from None
     try:
         lines = vocabulary.decode().rstrip("\n").split("\n")[1 : _MERGES + 1]

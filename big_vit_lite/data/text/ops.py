@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import string
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -112,6 +111,10 @@ class Tokenize:
                 )
         tokenizers.require(self.tokenizer)
 
+    def __call__(self, text: str) -> list[int]:
+        start, end = self.around()
+        return [*start, *self.loaded().encode(text), *end]
+
     def loaded(self) -> tokenizers.Tokenizer:
         return tokenizers.load(self.tokenizer)
 
@@ -121,26 +124,28 @@ class Tokenize:
         Raises:
           ValueError: the vocabulary has no such token.
         """
-        tokenizer = self.loaded()
-        return (
-            self._ids("start", tokenizer.start, tokenizer.adds[0]),
-            self._ids("end", tokenizer.end, tokenizer.adds[1]),
-        )
+        loaded = self.loaded()
+        before, after = loaded.adds
+        return self._ids("start", loaded.start, before), self._ids("end", loaded.end, after)
+
+    def id_of(self, token: str) -> int:
+        """Id of a token as the vocabulary writes it.
+
+        Raises:
+          ValueError: it has none.
+        """
+        found = self.loaded().token_id(token)
+        if found is None:
+            raise WholeFault(f"tokenize: {self.tokenizer} has no token {shown(token)}")
+        return found
 
     def _ids(self, name: str, usual: tuple[int, ...], added: bool) -> tuple[int, ...]:
         wanted = getattr(self, name)
         if isinstance(wanted, str):
-            return (token_id(self.loaded(), wanted, self.tokenizer),)
+            return (self.id_of(wanted),)
         if wanted and not usual:
             raise WholeFault(f"tokenize: {self.tokenizer} has no {name} token; give it as text")
         return usual if (added if wanted is None else wanted) else ()
-
-
-def token_id(tokenizer: tokenizers.Tokenizer, token: str, name: str) -> int:
-    found = tokenizer.token_id(token)
-    if found is None:
-        raise WholeFault(f"tokenize: {name} has no token {shown(token)}")
-    return found
 
 
 @dataclass(frozen=True)
@@ -156,10 +161,10 @@ class Truncate:
         if not isinstance(self.keep_end, bool):
             raise ValueError(f"keep_end is True or False, not {shown(self.keep_end)}")
 
-    def __call__(self, tokens: list[int], end: tuple[int, ...]) -> list[int]:
+    def __call__(self, tokens: list[int], made_by: Tokenize) -> list[int]:
         if len(tokens) <= self.n:
             return tokens
-        end = end[-self.n :] if self.keep_end else ()
+        end = made_by.around()[1][-self.n :] if self.keep_end else ()
         return [*tokens[: self.n - len(end)], *end]
 
 
@@ -178,27 +183,26 @@ class Pad:
         if not isinstance(self.id, str | None):
             require_count(self.id, "id")
 
-    def __call__(self, tokens: list[int], fill: int) -> list[int]:
+    def __call__(self, tokens: list[int], made_by: Tokenize) -> list[int]:
         if len(tokens) > self.n:
             raise TextFault(
                 f"the caption has {len(tokens)} tokens, more than pad({self.n}) takes; "
                 f"put truncate({self.n}) before it"
             )
-        return tokens + [fill] * (self.n - len(tokens))
+        return tokens + [self.fill(made_by)] * (self.n - len(tokens))
 
-    def fill(self, tokenizer: tokenizers.Tokenizer, name: str) -> int:
+    def fill(self, made_by: Tokenize) -> int:
         """The id that pads.
 
         Raises:
           ValueError: there is none, or it is not in the vocabulary.
         """
         if isinstance(self.id, str):
-            return token_id(tokenizer, self.id, name)
-        found = tokenizer.pad_id if self.id is None else self.id
+            return made_by.id_of(self.id)
+        name, loaded = made_by.tokenizer, made_by.loaded()
+        found = loaded.pad_id if self.id is None else self.id
         if found is None:
             raise WholeFault(f"pad: {name} names no token for padding; write pad({self.n}, ID)")
-        if found >= tokenizer.vocab_size:
-            raise WholeFault(
-                f"pad: {found} is no token of {name}, which has {tokenizer.vocab_size}"
-            )
+        if found >= loaded.vocab_size:
+            raise WholeFault(f"pad: {found} is no token of {name}, which has {loaded.vocab_size}")
         return found

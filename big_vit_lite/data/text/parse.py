@@ -4,12 +4,12 @@
     tokenize('clip')|truncate(77)|pad(77)                                   CLIP
 
 A chain is text operations, tokenize once, then truncate and pad; it ends in pad, so that all
-captions are equally long. `Transform.text` is all that must be stored to make it again.
+captions are equally long. The text is all that must be stored to make it again,
+beside the fingerprint of the vocabulary it names.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +29,6 @@ from big_vit_lite.data.text.ops import (
     Tokenize,
     Truncate,
 )
-from big_vit_lite.data.transforms.op import shown
 
 OPS: Mapping[str, type] = {
     "lower": Lower,
@@ -50,68 +49,56 @@ class TextTransform:
     pickled, any process may call.
 
     Attributes:
-      text: the text it was made of.
-      length: tokens of every result.
-      vocab_size: ids are below it.
-      start_id, end_id: what stands before and after each caption; None where nothing does.
-      pad_id: what fills up.
-      fingerprint: SHA-256 of the vocabulary's file, or the name of a tokenizer without one.
+      text: what it was parsed from.
+      before, after: operations on the caption, and on its tokens; the last pads.
     """
 
     text: str
-    ops: tuple[Any, ...]
+    before: tuple[TextOp, ...]
+    tokenize: Tokenize
+    after: tuple[Truncate | Pad, ...]
 
     def __call__(self, caption: str, rng: np.random.Generator) -> Int32[np.ndarray, " length"]:
         if not caption.isascii():
             caption = _whole(caption)
-        start, end = self._around
-        tokens: list[int] = []
-        for op in self.ops:
-            if isinstance(op, TextOp):
-                caption = op(caption, rng)
-            elif isinstance(op, Tokenize):
-                tokens = [*start, *op.loaded().encode(caption), *end]
-            elif isinstance(op, Truncate):
-                tokens = op(tokens, end)
-            else:
-                tokens = op(tokens, op.fill(self._tokenizer, self._tokenize.tokenizer))
+        for op in self.before:
+            caption = op(caption, rng)
+        tokens = self.tokenize(caption)
+        for op in self.after:
+            tokens = op(tokens, self.tokenize)
         return np.array(tokens, np.int32)
 
     @property
     def length(self) -> int:
-        return self.ops[-1].n
+        """Tokens of every result."""
+        return self.after[-1].n
 
     @property
     def vocab_size(self) -> int:
-        return self._tokenizer.vocab_size
+        """All ids are below it."""
+        return self.tokenize.loaded().vocab_size
 
     @property
     def start_id(self) -> int | None:
-        return self._around[0][0] if self._around[0] else None
+        """What stands before each caption; None where nothing does."""
+        start, _ = self.tokenize.around()
+        return start[0] if start else None
 
     @property
     def end_id(self) -> int | None:
-        return self._around[1][-1] if self._around[1] else None
+        """What stands after each caption; None where nothing does."""
+        _, end = self.tokenize.around()
+        return end[-1] if end else None
 
     @property
     def pad_id(self) -> int:
-        return self.ops[-1].fill(self._tokenizer, self._tokenize.tokenizer)
+        """What fills up."""
+        return self.after[-1].fill(self.tokenize)
 
     @property
     def fingerprint(self) -> str:
-        return self._tokenizer.fingerprint
-
-    @property
-    def _tokenize(self) -> Tokenize:
-        return next(op for op in self.ops if isinstance(op, Tokenize))
-
-    @property
-    def _tokenizer(self) -> Any:
-        return self._tokenize.loaded()
-
-    @functools.cached_property
-    def _around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return self._tokenize.around()
+        """SHA-256 of the vocabulary's file, or the name of a tokenizer without one."""
+        return self.tokenize.loaded().fingerprint
 
 
 def parse(text: str, where: str = "text") -> TextTransform:
@@ -123,18 +110,17 @@ def parse(text: str, where: str = "text") -> TextTransform:
     """
     ops, faults = _read(text)
     if not faults:
-        made = TextTransform(text, tuple(ops))
+        at = _places(ops)[0]
+        made = TextTransform(text, tuple(ops[:at]), ops[at], tuple(ops[at + 1 :]))
         try:
-            tokenizer = made._tokenizer
-            made._around  # noqa: B018: reads the vocabulary
-            for op in ops:
+            made.tokenize.around()
+            for op in made.after:
                 if isinstance(op, Pad):
-                    op.fill(tokenizer, made._tokenize.tokenizer)
+                    op.fill(made.tokenize)
+            return made
         except ValueError as error:
             faults = [str(error)]
-    if faults:
-        raise InputError(f"{where} {text!r}: {'; '.join(faults)}")
-    return made
+    raise InputError(f"{where} {text!r}: {'; '.join(faults)}")
 
 
 def check(text: str) -> list[str]:
@@ -147,8 +133,13 @@ def _read(text: str) -> tuple[list[Any], list[str]]:
     return ops, faults or _order_faults(ops)
 
 
+def _places(ops: list[Any]) -> list[int]:
+    """Where tokenize stands."""
+    return [i for i, op in enumerate(ops) if isinstance(op, Tokenize)]
+
+
 def _order_faults(ops: list[Any]) -> list[str]:
-    at = [i for i, op in enumerate(ops) if isinstance(op, Tokenize)]
+    at = _places(ops)
     if len(at) != 1:
         wanted = "tokenize comes once" if at else "tokenize is missing"
         return [f"{wanted}; write for example {_CHAIN}"]

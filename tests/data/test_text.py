@@ -1,0 +1,239 @@
+"""Text transforms: the grammar and its refusals, and what each operation does."""
+
+import html
+import random
+import re
+import string
+
+import numpy as np
+import pytest
+
+from big_vit_lite import checks, config
+from big_vit_lite.config import InputError
+from big_vit_lite.data import text
+from big_vit_lite.data.text import TextFault
+from big_vit_lite.data.text.parse import OPS
+
+AT_END = "|tokenize('bytes', start=False, end=False)|truncate(80)|pad(80)"
+
+
+def said(operations, caption, seed=0):
+    """What text operations make of a caption, read back from its bytes."""
+    ids = text.parse(operations + AT_END)(caption, np.random.default_rng(seed))
+    return bytes(ids[ids < 256].tolist()).decode()
+
+
+# Operations
+
+
+def test_lower():
+    assert said("lower", "ÀB c_D ΑΒ Ж!") == "àb c_d αβ ж!"
+
+
+def test_canonicalize_is_that_of_siglip():
+    assert said("canonicalize", "  A_photo,\tof a\n(Cat's) {} TAIL!! ") == "a photo of a cats tail"
+    assert said("canonicalize", string.punctuation) == ""
+    assert said("canonicalize", "¡Über—Straße! “Ж”") == "¡über—straße “ж”"
+    assert said("canonicalize(keep='{}')", "A {}, {big}-ish {}!") == "a {} bigish {}"
+    assert said("canonicalize(keep='-')|canonicalize(keep='-')", "T-Shirt_X") == "t-shirt x"
+
+
+def test_clean_is_that_of_clip():
+    import ftfy
+
+    rng = random.Random(0)
+    parts = ["Ã©", "&amp;lt;", "&eacute;", "\u2003", "\x85", "“", "ﬁ", "Ａ", " ", "\n", "a", "\x1c"]
+    for _ in range(200):
+        caption = "".join(rng.choice(parts) for _ in range(8))
+        wanted = html.unescape(html.unescape(ftfy.fix_text(caption))).strip()
+        assert said("clean", caption) == re.sub(r"\s+", " ", wanted).strip(), repr(caption)
+    assert said("clean", "cafÃ©  &amp;amp; more") == "café & more"
+
+
+def test_template():
+    assert said("template('a photo of a {}, {}')", "cat") == "a photo of a cat, cat"
+    assert said("template('{} {0} {x} %s')", "{}") == "{} {0} {x} %s"
+    drawn = [said("template('a {}', 'the {}', 'one {}')", "cat", seed) for seed in range(300)]
+    counts = [drawn.count(words) for words in ("a cat", "the cat", "one cat")]
+    assert sum(counts) == 300
+    assert min(counts) > 70
+    # One template draws nothing: what comes after it sees the same draws with and without.
+    rng = np.random.default_rng(0)
+    text.parse("template('a {}')" + AT_END)("cat", rng)
+    assert rng.random() == np.random.default_rng(0).random()
+
+
+def test_truncate_keeps_the_end_token_of_texts_that_were_cut():
+    def ids(operations, caption):
+        return text.parse(operations)(caption, None).tolist()
+
+    a, start, end, pad = 97, 257, 258, 256
+    assert ids("tokenize('bytes')|truncate(4)|pad(5)", "aa") == [start, a, a, end, pad]
+    assert ids("tokenize('bytes')|truncate(4)|pad(5)", "aaa") == [start, a, a, end, pad]
+    assert ids("tokenize('bytes')|truncate(4, keep_end=False)|pad(4)", "aaa") == [start, a, a, a]
+    assert ids("tokenize('bytes', end=False)|truncate(3)|pad(3)", "aaa") == [start, a, a]
+    assert ids("tokenize('bytes')|truncate(1)|pad(2)", "aaa") == [end, pad]
+    assert ids("tokenize('bytes', end='.')|truncate(2)|pad(2)", "aaa") == [start, 46]
+
+
+def test_pad_refuses_longer_texts():
+    transform = text.parse("tokenize('bytes')|pad(6)")
+    assert transform("four", None).tolist()[-1] == 258
+    with pytest.raises(TextFault) as error:
+        transform("fives", None)
+    assert str(error.value) == (
+        "the caption has 7 tokens, more than pad(6) takes; put truncate(6) before it"
+    )
+
+
+def test_halves_of_characters_are_joined_or_replaced():
+    assert said("lower", "\ud83d\ude00 \ud83d!") == "\U0001f600 \ufffd!"
+
+
+# The grammar
+
+
+@pytest.mark.parametrize(
+    ("sound", "length"),
+    [
+        ("tokenize('bytes')|pad(64)", 64),
+        (
+            "lower|canonicalize|template('a photo of a {}')|tokenize('bytes')|truncate(64)|pad(64)",
+            64,
+        ),
+        ("tokenize('bytes')\n|truncate(n=32, keep_end=False)|pad(n=77, id=0)", 77),
+        (
+            "clean()|tokenize(tokenizer='bytes', start=False, end=True)|truncate(16)|pad(16, 'a')",
+            16,
+        ),
+    ],
+)
+def test_sound_texts_and_their_lengths(sound, length):
+    assert text.check(sound) == []
+    transform = text.parse(sound)
+    assert (transform.length, transform.text) == (length, sound)
+    row = transform("Hello, World", np.random.default_rng(0))
+    assert (row.shape, row.dtype) == ((length,), np.int32)
+    assert row.max() < transform.vocab_size
+
+
+EXAMPLE = "write for example lower|tokenize('bytes')|truncate(64)|pad(64)"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "fault"),
+    [
+        ("lowr|tokenize('bytes')|pad(9)", "unknown operation 'lowr'; did you mean lower?"),
+        ("flip", "unknown operation 'flip'; there are lower, canonicalize, clean, template"),
+        ("tokenize('bytes'", "not readable; write operations such as lower|tokenize('bytes')|"),
+        ("'lower'", "\"'lower'\" is not an operation, such as lower or pad(64)"),
+        ("", f"tokenize is missing; {EXAMPLE}"),
+        ("lower|pad(64)", f"tokenize is missing; {EXAMPLE}"),
+        ("tokenize('bytes')|tokenize('bytes')|pad(9)", f"tokenize comes once; {EXAMPLE}"),
+        ("tokenize('bytes')", "captions must be equally long; end with pad(64)"),
+        ("tokenize('bytes')|truncate(9)", "captions must be equally long; end with pad(64)"),
+        ("tokenize('bytes')|pad(9)|truncate(9)", "captions must be equally long; end with pad"),
+        ("tokenize('bytes')|lower|pad(9)", "lower is for text; put it before tokenize"),
+        ("pad(9)|tokenize('bytes')", "pad is for tokens; put it after tokenize"),
+        (
+            "tokenize('bytes')|truncate(9)|pad(8)",
+            "truncate leaves 9 tokens, more than pad(8) takes",
+        ),
+        ("tokenize|pad(9)", "tokenize: missing a required argument: 'tokenizer'; write tokenize("),
+        ("tokenize(3)|pad(9)", "tokenize: a tokenizer is bytes, clip or a file, not 3; write"),
+        (
+            "tokenize('byte')|pad(9)",
+            "'byte' is no tokenizer: there are bytes, clip, and files that",
+        ),
+        (
+            "tokenize('no.json')|pad(9)",
+            "tokenize: no.json is not there; name the vocabulary's file",
+        ),
+        ("tokenize('bytes', end=1)|pad(9)", "end is True, False, a token or None, not 1"),
+        ("tokenize('bytes')|truncate(0)|pad(9)", "truncate: n is a whole number from 1 on, not 0"),
+        ("tokenize('bytes')|truncate(9, 1)|pad(9)", "keep_end is True or False, not 1"),
+        ("tokenize('bytes')|pad", "pad: missing a required argument: 'n'; write pad(n, id=None)"),
+        ("tokenize('bytes')|pad(9, -1)", "pad: id is a whole number from 0 on, not -1"),
+        ("tokenize('bytes')|pad(9, True)", "pad: id is a whole number from 0 on, not True"),
+        ("template|tokenize('bytes')|pad(9)", "template: give at least one text with {} in it"),
+        ("template('a', 'b {}')|tokenize('bytes')|pad(9)", "is a text with {} in it, not 'a'"),
+        ("canonicalize(keep=3)|tokenize('bytes')|pad(9)", "canonicalize: keep is a text, not 3"),
+    ],
+)
+def test_faults_name_the_operation_and_what_to_write(wrong, fault):
+    (found,) = text.check(wrong)
+    assert fault in found
+    with pytest.raises(InputError) as error:
+        text.parse(wrong, "data.train.text")
+    assert str(error.value) == f"data.train.text {wrong!r}: {found}"
+
+
+def test_tokens_that_a_vocabulary_has_not():
+    for wrong, fault in (
+        ("tokenize('bytes', end='<eos>')|pad(9)", "tokenize: bytes has no token '<eos>'"),
+        ("tokenize('bytes')|pad(9, 259)", "pad: 259 is no token of bytes, which has 259"),
+    ):
+        with pytest.raises(InputError, match=re.escape(f": {fault}")):
+            text.parse(wrong)
+
+
+def test_all_faults_are_reported_at_once():
+    assert len(text.check("lowr|tokenize('bite')|pad(0)")) == 3
+    assert len(text.check("pad(3)|tokenize('bytes')|lower")) == 2
+
+
+def test_odd_texts_and_captions_raise_nothing_but_faults():
+    rng = random.Random(0)
+    parts = [
+        *OPS,
+        "|",
+        "(",
+        ")",
+        "'bytes'",
+        "64",
+        ",",
+        "=",
+        "'{}'",
+        "n",
+        "None",
+        "-",
+        " ",
+        "\n",
+        "\0",
+    ]
+    for _ in range(1500):
+        odd = "".join(rng.choice(parts) for _ in range(rng.randrange(12)))
+        faults = text.check(odd)
+        assert all("\n" not in fault for fault in faults)
+        if faults:
+            with pytest.raises(InputError):
+                text.parse(odd)
+        else:
+            text.parse(odd)
+    whole = text.parse("clean|lower|canonicalize|tokenize('bytes')|truncate(20)|pad(20)")
+    for _ in range(1500):
+        caption = "".join(chr(int(rng.random() ** 4 * 0x110000)) for _ in range(rng.randrange(30)))
+        assert whole(caption, None).shape == (20,)
+
+
+def test_a_config_with_a_wrong_text_is_refused_at_its_key():
+    train = {"source": "synthetic", "transform": "", "text": "lower|pad(3)"}
+    run = config.Run(steps=1, data={"batch_size": 1, "train": train})
+    (fault,) = checks.transforms(run)
+    assert (fault.key, fault.value) == ("data.train.text", "lower|pad(3)")
+    assert fault.wanted == f"tokenize is missing; {EXAMPLE}"
+    train["text"] = "tokenize('bytes')|pad(3)"
+    assert (
+        list(checks.transforms(config.Run(steps=1, data={"batch_size": 1, "train": train}))) == []
+    )
+    train["text"] = ""
+    assert (
+        list(checks.transforms(config.Run(steps=1, data={"batch_size": 1, "train": train}))) == []
+    )
+
+
+def test_images_of_several_arrays_have_no_one_size():
+    train = {"source": "synthetic", "transform": "patchify(8, 20)", "image_size": (32, 48)}
+    run = config.Run(steps=1, data={"batch_size": 1, "train": train})
+    assert checks.image_size(run.data.train) is None
+    assert list(checks.images(run)) == []
