@@ -62,6 +62,21 @@ def test_one_view_of_a_count_of_one_keeps_the_axis():
     assert apply("views(a=(1, 'to_size(8)'))", photo())["a"].shape == (1, 8, 8, 3)
 
 
+def test_the_augmentation_of_dinov2_is_read_as_documented():
+    start = Views.__doc__.index("decode|views(")
+    documented = Views.__doc__[start : Views.__doc__.index("\n\n", start)]
+    transform = transforms.parse(documented)
+    assert {key: shape for key, (shape, _) in transform.specs().items()} == {
+        "first": (224, 224, 3),
+        "second": (224, 224, 3),
+        "local": (8, 98, 98, 3),
+    }
+    made = apply(documented, photo(240, 300))
+    assert made["local"].shape == (8, 98, 98, 3)
+    solarized = [dict(vars(op)) for op in transform.ops[1].views[1].transform.ops][-1]
+    assert solarized == {"threshold": 128, "p": 0.2}
+
+
 @pytest.mark.parametrize(
     ("text", "faults"),
     [

@@ -134,7 +134,7 @@ class GaussianBlur(ColourOp):
     """Pillow's Gaussian blur; its standard deviation in pixels is uniform in `sigma`.
 
     As DINO, DeiT III and timm blur. Mind that DINOv2's code blurs with one minus the probability
-    that it states: view 1 always, view 2 with 0.9.
+    that it states, view 1 never and view 2 with 0.9: see `views`.
     """
 
     sigma: tuple[float, float] = (0.1, 2.0)

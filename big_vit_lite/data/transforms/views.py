@@ -39,16 +39,16 @@ class Views(Several):
         decode|views(
           first='random_resized_crop(224, scale=(0.32, 1.0), ratio=(0.75, 1.3333),
             method="bicubic", antialias=True)|flip|color_jitter(0.4, 0.4, 0.2, 0.1, p=0.8)
-            |grayscale(0.2)|gaussian_blur(1.0)',
+            |grayscale(p=0.2)|gaussian_blur(p=1.0)',
           second='random_resized_crop(224, scale=(0.32, 1.0), ratio=(0.75, 1.3333),
             method="bicubic", antialias=True)|flip|color_jitter(0.4, 0.4, 0.2, 0.1, p=0.8)
-            |grayscale(0.2)|gaussian_blur(0.1)|solarize(128, p=0.2)',
+            |grayscale(p=0.2)|gaussian_blur(p=0.1)|solarize(128, p=0.2)',
           local=(8, 'random_resized_crop(98, scale=(0.05, 0.32), ratio=(0.75, 1.3333),
             method="bicubic", antialias=True)|flip|color_jitter(0.4, 0.4, 0.2, 0.1, p=0.8)
-            |grayscale(0.2)|gaussian_blur(0.5)'))
+            |grayscale(p=0.2)|gaussian_blur(p=0.5)'))
 
     That is what the paper says. The released code blurs with one minus the probability, and its
-    weights were trained so: gaussian_blur(0.0) for the first view and gaussian_blur(0.9) for the
+    weights were trained so: gaussian_blur(p=0.0) for the first view and gaussian_blur(p=0.9) for the
     second.
     """
 
