@@ -7,7 +7,7 @@ import numpy as np
 from big_vit_lite import config, models
 from big_vit_lite.losses import classification as losses
 from big_vit_lite.parallel import constrain
-from big_vit_lite.tasks.mixing import mixup
+from big_vit_lite.tasks.mixing import mix, partner_distance
 
 LOSSES = {
     "softmax": losses.softmax_cross_entropy,
@@ -32,6 +32,7 @@ class Classification:
         self.model = model
         self.options = run.task
         self.mean, self.std = run.data.mean, run.data.std
+        self.partner_distance = partner_distance(run.data)
         self.cross_entropy = LOSSES[run.task.loss]
 
     def init(self, key: jax.Array):
@@ -43,7 +44,7 @@ class Classification:
         targets = losses.smooth_labels(
             batch["label"], self.model.classes, self.options.label_smoothing
         )
-        images, targets = mixup(images, targets, self.options.mixup, key)
+        images, targets = mix(images, targets, self.options, key, self.partner_distance)
         return {"image": constrain(images), "target": constrain(targets)}
 
     def loss(self, params, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
