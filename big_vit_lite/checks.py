@@ -57,6 +57,9 @@ def images(run: Run) -> Iterator[Fault]:
     """Images divide into patches: those that train, and those evaluated, at whatever size."""
     from big_vit_lite.models import parse_variant
 
+    if faults := list(_without_image(run)):
+        yield from faults
+        return
     made = {key: (image_size(split), split.transform) for key, split in splits(run)}
     trained, stated = made["data.train"][0], _pair(run.model.image_size)
     source = ("data.train.transform", "data.train.image_size", "data.train.source")
@@ -83,6 +86,17 @@ def images(run: Run) -> Iterator[Fault]:
         if key != "data.train" and (wanted := _misfit(size, patch, stride)):
             depends = (*_PATCHES, f"{key}.source", f"{key}.image_size")
             yield Fault(f"{key}.transform", wanted, transform, depends)
+
+
+def _without_image(run: Run) -> Iterator[Fault]:
+    from big_vit_lite.data import transforms as grammar
+
+    for key, split in splits(run):
+        if grammar.check(split.transform):
+            continue  # `transforms` says so.
+        if "image" not in (made := list(grammar.parse(split.transform).specs())):
+            wanted = f"makes {', '.join(made)}, but task.name {run.task.name} reads one image"
+            yield Fault(f"{key}.transform", wanted, split.transform, ("task.name",))
 
 
 def _misfit(

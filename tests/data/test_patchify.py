@@ -9,6 +9,8 @@ import pytest
 from pictures import photo
 from PIL import Image as Pillow
 
+from big_vit_lite import checks, config, data
+from big_vit_lite.config import Split
 from big_vit_lite.data import transforms
 from big_vit_lite.data.transforms.op import ImageFault
 from big_vit_lite.data.transforms.patchify import fitted
@@ -153,3 +155,28 @@ def test_specs_tell_what_is_known_before_any_image():
     assert transforms.parse("decode(1)|to_size((8, 6))").specs() == {"image": ((8, 6, 1), np.uint8)}
     assert transforms.parse("flip").specs() == {"image": ((None, None, None), np.uint8)}
     assert transforms.parse("flip").specs((8, 6), 2) == {"image": ((8, 6, 2), np.uint8)}
+
+
+def test_patches_reach_the_batch():
+    split = Split(source="synthetic", transform="patchify(8, 20)", examples=6, image_size=(16, 40))
+    stream = data.eval_stream(split, 4)
+    shapes = {key: (spec.shape, spec.dtype) for key, spec in stream.spec.items()}
+    made = transforms.parse(split.transform).specs(channels=3)
+    assert {key: shapes[key] for key in made} == {k: ((4, *s), d) for k, (s, d) in made.items()}
+    image = data.eval_stream(split.model_copy(update={"transform": ""}), 4)[0]["image"][3]
+    wanted = apply(split.transform, np.asarray(image))
+    batch = stream[0]
+    assert all(np.array_equal(batch[key][3], wanted[key]) for key in made)
+
+
+@pytest.mark.parametrize(
+    ("transform", "keys"),
+    [("patchify(8, 20)", "patches, positions, patch_mask"), ("views(a='flip', b='')", "a, b")],
+)
+def test_a_task_that_wants_one_image_says_so_before_the_run(transform, keys):
+    train = {"source": "synthetic", "transform": transform, "image_size": (32, 48)}
+    run = config.Run(steps=1, data={"batch_size": 1, "train": train})
+    assert checks.image_size(run.data.train) is None
+    (fault,) = checks.images(run)
+    assert (fault.key, fault.value) == ("data.train.transform", transform)
+    assert fault.wanted == f"makes {keys}, but task.name classification reads one image"

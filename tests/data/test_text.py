@@ -10,7 +10,9 @@ import pytest
 
 from big_vit_lite import checks, config
 from big_vit_lite.config import InputError
-from big_vit_lite.data import text
+from big_vit_lite.data import text, transforms
+from big_vit_lite.data.examples import Draws, Examples
+from big_vit_lite.data.sources.base import BadExample, Source
 from big_vit_lite.data.text import TextFault
 from big_vit_lite.data.text.parse import OPS
 
@@ -232,8 +234,35 @@ def test_a_config_with_a_wrong_text_is_refused_at_its_key():
     )
 
 
-def test_images_of_several_arrays_have_no_one_size():
-    train = {"source": "synthetic", "transform": "patchify(8, 20)", "image_size": (32, 48)}
-    run = config.Run(steps=1, data={"batch_size": 1, "train": train})
-    assert checks.image_size(run.data.train) is None
-    assert list(checks.images(run)) == []
+class Captioned(Source):
+    """Images with one caption each."""
+
+    class_names = ()
+    captions = ("short", "much too long", "fits, too")
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, i):
+        return {"image": np.zeros((2, 2, 1), np.uint8), "captions": (self.captions[i],)}
+
+    def labels(self):
+        return np.zeros(3, int)
+
+    def name_of(self, i):
+        return f"row {i}"
+
+
+def test_captions_reach_the_batch_and_too_long_ones_are_named():
+    transform = text.parse("tokenize('bytes', start=False)|pad(10)")
+    examples = Examples(Captioned(), transforms.parse(""), 0, text=transform)
+    assert examples.keys["text"] == ((10,), np.int32)
+    for i in (0, 2):
+        example = examples.example(i, 0, Draws(0))
+        assert np.array_equal(example["text"], transform(Captioned.captions[i], None))
+    with pytest.raises(BadExample) as error:
+        examples.example(1, 0, Draws(0))
+    assert str(error.value) == (
+        "row 1: the caption has 14 tokens, more than pad(10) takes; put truncate(10) before it; "
+        "repair it or take it out of the data"
+    )

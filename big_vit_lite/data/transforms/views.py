@@ -48,7 +48,7 @@ class Views(Several):
             |grayscale(p=0.2)|gaussian_blur(p=0.5)'))
 
     That is what the paper says. The released code blurs with one minus the probability, and its
-    weights were trained so: gaussian_blur(p=0.0) for the first view and gaussian_blur(p=0.9) for the
+    weights were trained so: gaussian_blur(p=0.0) for the first view, gaussian_blur(p=0.9) for the
     second.
     """
 
