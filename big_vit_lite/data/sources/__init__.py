@@ -73,6 +73,8 @@ def _open(split: Split, columns: Columns, where: str) -> Source:
             f"{where}.text is set, but source {split.source} has no captions; "
             "table, tar, parquet, arrayrecord and tfds can have them"
         )
+    if split.source in ("digits", "synthetic") and split.class_names is not None:
+        raise InputError(f"{where}.class_names: source {split.source} names its classes itself")
     if split.source == "arrayrecord":
         from big_vit_lite.data.sources.arrayrecord import ArrayRecord
 
@@ -102,11 +104,10 @@ def _open(split: Split, columns: Columns, where: str) -> Source:
         from big_vit_lite.data.sources.tar import Tar
 
         return Tar(split.path, split.split, columns, names_of(split, where), where)
-    if split.source == "tfds":
-        from big_vit_lite.data.sources.tfds import Tfds
+    assert split.source == "tfds", split.source
+    from big_vit_lite.data.sources.tfds import Tfds
 
-        return Tfds(split.path, split.split, columns, names_of(split, where), where)
-    raise InputError(f"{where}.source: {split.source!r} cannot be read yet")
+    return Tfds(split.path, split.split, columns, names_of(split, where), where)
 
 
 def names_of(split: Split, where: str) -> tuple[str, ...] | None:

@@ -44,6 +44,8 @@ def members(read_at: ReadAt) -> Iterator[tuple[str, int, int, int]]:
     position, name, longer = 0, None, {}
     while True:
         header = read_at(position, BLOCK)
+        if position == 0:
+            _refuse_compressed(header)
         if len(header) < BLOCK or not header.strip(b"\0"):
             _require_end(header, position, read_at)
             return
@@ -52,10 +54,10 @@ def members(read_at: ReadAt) -> Iterator[tuple[str, int, int, int]]:
             stated = int(header[148:156].strip(b" \0"), 8)
             size = longer["size"] if "size" in longer else _size(header[124:136])
         except ValueError:
-            raise ValueError(_not_a_header(header, position)) from None
+            raise ValueError(_not_a_header(position)) from None
         # The sum is taken with the eight bytes of the sum itself as spaces.
         if stated != sum(header) - sum(header[148:156]) + 8 * 32:
-            raise ValueError(_not_a_header(header, position))
+            raise ValueError(_not_a_header(position))
         start = position + BLOCK
         position = start + -(-size // BLOCK) * BLOCK
         if kind in (_LONG_NAME, _PAX):
@@ -65,7 +67,10 @@ def members(read_at: ReadAt) -> Iterator[tuple[str, int, int, int]]:
             if kind == _LONG_NAME:
                 name = text.rstrip(b"\0")
             else:
-                longer = _pax(text)
+                try:
+                    longer = _pax(text)
+                except ValueError:
+                    raise ValueError(_not_a_header(start)) from None
                 name = longer.get("path", name)
             continue
         name = name or _name(header)
@@ -120,12 +125,11 @@ def _require_end(header: bytes, position: int, read_at: ReadAt) -> None:
     if len(header) < BLOCK:
         raise ValueError(_cut(position))
     while block := read_at(position, 1 << 20):
-        if other := len(block) - len(block.lstrip(b"\0")):
-            position += other if other < len(block) else 0
-        if block.strip(b"\0"):
+        zeros = len(block) - len(block.lstrip(b"\0"))
+        if zeros < len(block):
             raise ValueError(
-                f"goes on behind its end, at byte {position}; archives that were joined with cat "
-                "have to be unpacked and packed as one"
+                f"goes on behind its end, at byte {position + zeros}; archives that were joined "
+                "with cat have to be unpacked and packed as one"
             )
         position += len(block)
 
@@ -134,13 +138,16 @@ def _cut(position: int) -> str:
     return f"is cut off: it ends before byte {position} is complete; copy it again"
 
 
-def _not_a_header(header: bytes, position: int) -> str:
+def _not_a_header(position: int) -> str:
     if position == 0:
-        for magic, name in _COMPRESSED.items():
-            if header.startswith(magic):
-                return (
-                    f"is compressed with {name}, which leaves no way to read one example; unpack "
-                    "it to a plain .tar (images are compressed already)"
-                )
         return "is no tar file; give the .tar files of the data set"
     return f"is broken at byte {position}, where the header of a member should stand; copy it again"
+
+
+def _refuse_compressed(header: bytes) -> None:
+    for magic, name in _COMPRESSED.items():
+        if header.startswith(magic):
+            raise ValueError(
+                f"is compressed with {name}, which leaves no way to read one example; unpack it to "
+                "a plain .tar (images are compressed already)"
+            )
