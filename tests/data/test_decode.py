@@ -15,6 +15,9 @@ from big_vit_lite.data import transforms
 from big_vit_lite.data.transforms import decode, headers
 from big_vit_lite.data.transforms.op import MOST_PIXELS, ImageFault
 
+# Pillow warns of what it finds in damaged files; the faults say it better.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
 RGB, GREY, ALPHA = photo(37, 53), photo(37, 53, 1), photo(37, 53, 1, seed=3)
 OTHER = Pillow.fromarray(photo(37, 53, seed=9))  # the second frame of animations
 PALETTE = Pillow.fromarray(RGB).quantize(64)

@@ -63,6 +63,19 @@ def test_sound_texts_and_their_sizes(text, size):
         ("resize(8)(9)", "'resize(8)(9)' is not an operation, such as flip or resize(224)"),
         ("flip(0.5, 1)", "flip: too many positional arguments; write flip(p=0.5)"),
         ("flip(p=2)", "flip: p is a number between 0 and 1, not 2; write flip(p=0.5)"),
+        ("resize(1000000000)", "size is at most 8192 pixels a side, not 1000000000"),
+        ("resize((8, 8193))", "size is at most 8192 pixels a side, not (8, 8193)"),
+        ("resize_small(8193)", "size is at most 8192, not 8193"),
+        ("pad_crop(1000001)", "pad is at most 1000000, not 1000001"),
+        ("affine(translate=1e999)", "translate is a number between 0 and 1e+06, not inf"),
+        (
+            "resize(-0x" + "f" * 5000 + ")",
+            "pixels or a pair (height, width), not a number too long",
+        ),
+        (
+            "resize('" + "x" * 99 + "')",
+            "not 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...",
+        ),
         ("pad_crop(4.0)", "pad_crop: pad is a whole number from 0 on, not 4.0"),
         ("random_resized_crop(8, scale=(0.5, 2))", "scale is a pair 0 < low <= high <= 1"),
         ("random_resized_crop(8, ratio=(2, 1))", "ratio is a pair 0 < low <= high, not (2, 1)"),
@@ -224,6 +237,16 @@ def test_central_crop_and_crops_that_do_not_fit():
         apply("central_crop(64)", image)
     with pytest.raises(ImageFault, match="smaller than the crop"):
         apply("random_crop(50)", image)
+
+
+def test_images_beyond_memory_are_refused_before_they_are_made():
+    line = np.zeros((1, 20_000, 1), np.uint8)
+    for text in ("resize_small(224)", "resize_small(224, rule='torchvision')"):
+        with pytest.raises(ImageFault, match="224x4480000 is beyond 178,956,970 pixels"):
+            apply(text, line)
+    with pytest.raises(ImageFault, match="16385x36384 is beyond 178,956,970 pixels"):
+        apply("random_crop(8, pad=8192)", line)
+    assert apply("resize_small(4)", line).shape == (4, 80_000, 1)
 
 
 def positions(text, image, draws=400):

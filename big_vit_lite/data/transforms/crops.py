@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from big_vit_lite.data.transforms.op import (
+    MOST_SIDE,
     Image,
     ImageFault,
     Op,
@@ -15,6 +16,7 @@ from big_vit_lite.data.transforms.op import (
     pair,
     require_choice,
     require_count,
+    require_pixels,
     require_range,
 )
 from big_vit_lite.data.transforms.resize import RULES, check_filter, resize
@@ -78,7 +80,7 @@ class RandomCrop(Op):
 
     def __post_init__(self) -> None:
         pair(self.size, "size")
-        require_count(self.pad, "pad")
+        require_count(self.pad, "pad", most=MOST_SIDE)
         require_choice(self.mode, "mode", ("constant", "reflect"))
 
     def __call__(self, image: Image, rng: np.random.Generator) -> Image:
@@ -95,9 +97,10 @@ class RandomCrop(Op):
 
 
 def _padded(image: Image, pad: int, reflect: bool) -> Image:
+    height, width = image.shape[:2]
+    require_pixels((height + 2 * pad, width + 2 * pad))
     if not reflect:
         return np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
-    height, width = image.shape[:2]
     rows, columns = np.arange(-pad, height + pad), np.arange(-pad, width + pad)
     return image[_mirror(rows, height)][:, _mirror(columns, width)]
 

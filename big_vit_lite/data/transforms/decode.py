@@ -65,7 +65,7 @@ class Decode(Op):
     exif: bool = False
 
     def __post_init__(self) -> None:
-        if self.channels not in (1, 3):
+        if self.channels not in (1, 3) or not isinstance(self.channels, int):
             raise ValueError(f"channels is 3 (RGB) or 1 (grey), not {self.channels!r}")
         if not isinstance(self.exif, bool):
             raise ValueError(f"exif is True or False, not {self.exif!r}")
