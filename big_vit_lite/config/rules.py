@@ -31,7 +31,9 @@ def splits(run: Run) -> Iterator[tuple[str, Split]]:
 
 def check(run: Run) -> Iterator[Fault]:
     """All findings of this file."""
-    for part in (_length, _phases, _batch, _channels, _sources, _evals, _tokens, _mesh, _report):
+    for part in (
+        _length, _phases, _batch, _mixing, _channels, _sources, _evals, _tokens, _mesh, _report
+    ):  # fmt: skip
         yield from part(run)
 
 
@@ -84,6 +86,19 @@ def _batch(run: Run) -> Iterator[Fault]:
     if size % parts:
         wanted = f"must divide data.batch_size = {size}"
         yield Fault("optim.accumulate", wanted, parts, ("data.batch_size",))
+
+
+def _mixing(run: Run) -> Iterator[Fault]:
+    task = run.task
+    on = [name for name in ("mixup", "cutmix") if getattr(task, name) > 0]
+    default = type(task).model_fields["cutmix_share"].default
+    if len(on) < 2 and task.cutmix_share != default:
+        wanted = "has a meaning only where task.mixup and task.cutmix are both above 0"
+        depends = ("task.mixup", "task.cutmix")
+        yield Fault("task.cutmix_share", wanted, task.cutmix_share, depends)
+    if on and run.data.batch_size == 1:
+        wanted = "mixes pairs of images, and data.batch_size is 1"
+        yield Fault(f"task.{on[0]}", wanted, getattr(task, on[0]), ("data.batch_size",))
 
 
 def _channels(run: Run) -> Iterator[Fault]:

@@ -236,6 +236,15 @@ def test_a_check_may_not_judge_what_a_misspelt_name_meant(values):
         ),
         ({"optim.accumulate": "3"}, "optim.accumulate = 3: must divide data.batch_size = 8"),
         (
+            {"task.cutmix": "1.0", "task.cutmix_share": "0.3"},
+            "task.cutmix_share = 0.3: has a meaning only where task.mixup and task.cutmix are both "
+            "above 0",
+        ),
+        (
+            {"task.cutmix": "1.0", "data.batch_size": "1"},
+            "task.cutmix = 1.0: mixes pairs of images, and data.batch_size is 1",
+        ),
+        (
             {"data.mean": "(1, 2)"},
             "data.mean = (1.0, 2.0): wants one number; model.channels is 1",
         ),
@@ -289,6 +298,7 @@ def test_what_fields_say_together(values, overrides, line):
         {"optim.warmup": "9 epochs"},
         {"checkpoint.keep_best": "val/ema/top1"},
         {"data.mean": "(1, 2, 3)", "model.channels": "3"},
+        {"task.cutmix": "1", "task.mixup": "0.8", "task.cutmix_share": "0"},
     ],
 )
 def test_what_is_right_passes(values, overrides):
