@@ -2,6 +2,7 @@
 
 import hashlib
 import pathlib
+import runpy
 
 import numpy as np
 import pytest
@@ -385,6 +386,17 @@ def test_published_recipes_can_be_written(recipe):
         assert len({r.tobytes() for r in results}) == 4
 
 
+RECORDER = ROOT / "tools/record_augmentation_goldens.py"
+
+
 def test_goldens_come_from_the_recording_script():
-    script = (ROOT / "tools/record_augmentation_goldens.py").read_bytes()
-    assert str(GOLDEN["origin/script_sha256"]) == hashlib.sha256(script).hexdigest()
+    wanted = hashlib.sha256(RECORDER.read_bytes()).hexdigest()
+    assert str(GOLDEN["origin/script_sha256"]) == wanted
+
+
+@pytest.mark.extra
+def test_goldens_are_what_timm_and_torchvision_give_today():
+    pytest.importorskip("timm")
+    pytest.importorskip("torchvision")
+    for name, wanted in runpy.run_path(str(RECORDER))["record"]().items():
+        assert np.array_equal(GOLDEN[name], wanted), name
