@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 RESERVED = ("index", "label", "mask", "text")
 """Keys of a batch that hold other things."""
 
+MOST_VIEWS = 256  # of one name
+
 
 @dataclass(frozen=True)
 class View:
@@ -37,14 +39,14 @@ class Views(Several):
     DINOv2's augmentation (Oquab et al. 2023), with 8 local views of 98 pixels for patches of 14:
 
         decode|views(
-          first='random_resized_crop(224, scale=(0.32, 1.0), ratio=(0.75, 1.3333),
-            method="bicubic", antialias=True)|flip|color_jitter(0.4, 0.4, 0.2, 0.1, p=0.8)
+          first='random_resized_crop(224, scale=(0.32, 1.0), method="bicubic",
+            rule="torchvision")|flip|color_jitter(0.4, 0.4, 0.2, 0.1, p=0.8)
             |grayscale(p=0.2)|gaussian_blur(p=1.0)',
-          second='random_resized_crop(224, scale=(0.32, 1.0), ratio=(0.75, 1.3333),
-            method="bicubic", antialias=True)|flip|color_jitter(0.4, 0.4, 0.2, 0.1, p=0.8)
+          second='random_resized_crop(224, scale=(0.32, 1.0), method="bicubic",
+            rule="torchvision")|flip|color_jitter(0.4, 0.4, 0.2, 0.1, p=0.8)
             |grayscale(p=0.2)|gaussian_blur(p=0.1)|solarize(128, p=0.2)',
-          local=(8, 'random_resized_crop(98, scale=(0.05, 0.32), ratio=(0.75, 1.3333),
-            method="bicubic", antialias=True)|flip|color_jitter(0.4, 0.4, 0.2, 0.1, p=0.8)
+          local=(8, 'random_resized_crop(98, scale=(0.05, 0.32), method="bicubic",
+            rule="torchvision")|flip|color_jitter(0.4, 0.4, 0.2, 0.1, p=0.8)
             |grayscale(p=0.2)|gaussian_blur(p=0.5)'))
 
     That is what the paper says. The released code blurs with one minus the probability, and its
@@ -90,7 +92,7 @@ def _view(name: str, value: Any) -> View:
     if not isinstance(text, str):
         raise ValueError(f"{name} is a text or a pair (count, text), not {shown(value)}")
     if count is not None:
-        require_count(count, f"the count of {name}", 1)
+        require_count(count, f"the count of {name}", 1, MOST_VIEWS)
     if faults := check(text):
         raise WholeFault("; ".join(f"view {name}: {fault}" for fault in faults))
     transform = parse(text)
