@@ -1,11 +1,11 @@
 """Text transforms as text: which operations there are, and what a chain of them makes.
 
-    clean|canonicalize|tokenize('c4_en.model')|truncate(64)|pad(64, 1)      SigLIP
-    tokenize('clip')|truncate(77)|pad(77)                                   CLIP
+    tokenize('clip')|truncate(77)|pad(77)                              CLIP
+    canonicalize|tokenize('FILE.model')|truncate(64)|pad(64, 1)        SigLIP, as big_vision
 
 A chain is text operations, tokenize once, then truncate and pad; it ends in pad, so that all
-captions are equally long. The text is all that must be stored to make it again,
-beside the fingerprint of the vocabulary it names.
+captions are equally long. The text is all that must be stored to make it again, beside the
+fingerprint of the vocabulary it names.
 """
 
 from __future__ import annotations
