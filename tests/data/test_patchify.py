@@ -49,7 +49,7 @@ def test_sizes_of_oblong_patches_are_those_of_timm():
 
 @pytest.mark.extra
 def test_sizes_are_those_of_the_transformers_at_hand():
-    siglip2 = pytest.importorskip("transformers.models.siglip2.image_processing_siglip2")
+    siglip2 = pytest.importorskip("transformers.models.siglip2.image_processing_pil_siglip2")
     rule = siglip2.get_image_size_for_max_num_patches
     rng = np.random.default_rng(0)
     for height, width in rng.integers(1, 3000, (500, 2)).tolist():
