@@ -30,16 +30,16 @@ def _blend(first: np.ndarray, second: np.ndarray, factor: float) -> np.ndarray:
 
 
 def grey(image: Image) -> UInt8[np.ndarray, "h w"]:
-    """Luma of ITU-R 601, rounded as Pillow's convert("L")."""
-    if image.shape[-1] == 1:
-        return image[..., 0]
-    r, g, b = (image[..., c].astype(np.uint32) for c in range(3))
-    return ((r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16).astype(np.uint8)
+    """Luma of ITU-R 601, as Pillow's convert("L")."""
+    return image[..., 0] if image.shape[-1] == 1 else np.asarray(to_pillow(image).convert("L"))
 
 
 def grayscale(image: Image) -> Image:
     """The luma in every channel."""
-    return image if image.shape[-1] == 1 else np.repeat(grey(image)[..., None], 3, axis=-1)
+    if image.shape[-1] == 1:
+        return image
+    cv2 = opencv()
+    return cv2.cvtColor(grey(image), cv2.COLOR_GRAY2RGB)
 
 
 def autocontrast(image: Image) -> Image:
@@ -56,8 +56,7 @@ def autocontrast(image: Image) -> Image:
 def equalize(image: Image) -> Image:
     """Each channel's histogram made even; a channel of one value stays."""
     tables = []
-    for c in range(image.shape[-1]):
-        counts = np.bincount(image[..., c].ravel(), minlength=256)
+    for counts in np.reshape(to_pillow(image).histogram(), (-1, 256)):
         step = (counts.sum() - counts[counts.nonzero()[0][-1]]) // 255
         if step == 0:
             tables.append(LEVELS)
@@ -113,7 +112,9 @@ def color(image: Image, factor: float) -> Image:
     """Between the grey image (0) and the image (1), and beyond. Grey images stay."""
     if image.shape[-1] == 1:
         return image
-    return _blend(grey(image)[..., None], image, factor)
+    from PIL import ImageEnhance
+
+    return from_pillow(ImageEnhance.Color(to_pillow(image)).enhance(factor))
 
 
 def contrast(image: Image, factor: float) -> Image:
@@ -129,12 +130,14 @@ def brightness(image: Image, factor: float) -> Image:
 
 def sharpness(image: Image, factor: float) -> Image:
     """Between a smoothed image (0) and the image (1), and beyond; the outer pixels stay."""
-    height, width, channels = image.shape
-    if height < 3 or width < 3:
+    if min(image.shape[:2]) < 3:
         return image
-    cv2 = opencv()
-    kernel = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32)
-    sums = cv2.filter2D(image, cv2.CV_16S, kernel).reshape(image.shape)
-    smooth = image.copy()
-    smooth[1:-1, 1:-1] = (sums[1:-1, 1:-1] + 6) // 13  # rounded: 13 is odd, so halves never occur
-    return _blend(smooth, image, factor)
+    from PIL import Image as Pillow
+
+    # A thirteenth never lies half way between two levels, so that rounding is safe in float32.
+    kernel = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
+    smooth = opencv().filter2D(image, -1, kernel).reshape(image.shape)
+    edge = np.s_[0, :], np.s_[-1, :], np.s_[:, 0], np.s_[:, -1]
+    for side in edge:
+        smooth[side] = image[side]
+    return from_pillow(Pillow.blend(to_pillow(smooth), to_pillow(image), factor))
