@@ -172,6 +172,7 @@ class Display:
 
     def __init__(self) -> None:
         self._began = self._told = time.monotonic()
+        self._done = 0
         self._bar: Any = None
         self._task: Any = None
 
@@ -187,8 +188,8 @@ class Display:
             if self._bar is None:
                 self._open(counts)
             self._bar.update(self._task, completed=counts.done, text=_left_out(counts))
-        elif now - self._told >= SECONDS or counts.done == counts.total:
-            self._told = now
+        elif now - self._told >= SECONDS or counts.done == counts.total > self._done:
+            self._told, self._done = now, counts.done
             seconds = duration(now - self._began)
             self.say(f"{counts.done:,}/{counts.total:,} examples{_left_out(counts)}, {seconds}")
 

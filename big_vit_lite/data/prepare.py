@@ -171,6 +171,8 @@ class _Preparation:
 
     def _refuse_others(self, settings: dict[str, Any]) -> None:
         out, name = self._options.out, self._options.name
+        if out.exists() and not out.is_dir():
+            raise InputError(f"--out: {out} is a file; give a folder")
         checksums = prepared.checksums(out)
         try:
             before = json.loads((self._work / "settings.json").read_bytes())
@@ -255,6 +257,8 @@ class _Preparation:
         labels, skipped = [], []
         classes = self._source.class_names
         try:
+            if self._stop.is_set():
+                raise _Stopped
             writer = shard_writers.open_writer(self._options.format, part, self._keys, classes)
             try:
                 for row in rows:
@@ -278,6 +282,9 @@ class _Preparation:
             notes = Shard(prepared.sha256(part), size, len(rows) - len(skipped), labels, skipped)
             prepared.write_json(self._work / f"{name}.json", dataclasses.asdict(notes))
             os.replace(part, self._options.out / name)
+        except BaseException:
+            self._stop.set()
+            raise
         finally:
             part.unlink(missing_ok=True)
         return notes
@@ -308,18 +315,17 @@ class _Preparation:
                 for name, those in rows.items()
             }
             try:
-                pending = set(jobs)
-                while pending:
-                    done, pending = wait(pending, timeout=0.25, return_when=FIRST_EXCEPTION)
+                while not all(job.done() for job in jobs):
+                    wait(jobs, timeout=0.25, return_when=FIRST_EXCEPTION)
                     progress(counts)
-                    if failed := next((job for job in done if job.exception()), None):
-                        left = sum(len(rows[jobs[job]]) for job in (*pending, failed))
-                        self._fail(jobs[failed], failed.exception(), int(mean_bytes * left))
-                return {name: job.result() for job, name in jobs.items()}
             finally:
                 self._stop.set()
-                for job in jobs:
-                    job.cancel()
+        faults = {name: job.exception() for job, name in jobs.items() if job.exception()}
+        for name, error in faults.items():
+            if not isinstance(error, _Stopped):
+                left = sum(len(rows[name]) for name in faults)
+                self._fail(name, error, int(mean_bytes * left))
+        return {name: job.result() for job, name in jobs.items()}
 
     def _fail(self, name: str, error: BaseException, needed: int) -> None:
         if shard_writers.is_full(error):

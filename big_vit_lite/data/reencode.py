@@ -42,6 +42,8 @@ class Reencode:
         """
         if not isinstance(image, bytes):
             return self._write(self._shrunk(image), self.format or "png")
+        if not image:
+            raise ImageFault("the image is empty (zero bytes)")
         turn = decode.orientation(image) if self.exif else 1
         changes = turn != 1 or self.resize_small is not None or self.format is not None
         if self.unchecked and not changes:
