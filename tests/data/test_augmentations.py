@@ -10,6 +10,7 @@ from pictures import Fixed, photo
 from PIL import Image as Pillow
 from PIL import ImageEnhance, ImageFilter, ImageOps
 
+from big_vit_lite import checks, config
 from big_vit_lite.data import transforms
 from big_vit_lite.data.transforms import colour, maps
 from big_vit_lite.data.transforms.colour_ops import ColorJitter
@@ -365,13 +366,13 @@ def test_faults_name_the_argument(text, fault):
 
 
 RECIPES = {
-    "DeiT": "decode|random_resized_crop(224, scale=(0.08, 1.0), ratio=(0.75, 1.3333),"
-    " method='bicubic', antialias=True)|flip|randaugment_timm(2, 9, 0.5, increasing=True)"
-    "|random_erasing(0.25, 'pixel')",
-    "DeiT III, 3-Augment with simple random crop": "decode|resize_small(224, 'bicubic')"
+    "DeiT": "decode|random_resized_crop(224, method='bicubic', rule='torchvision')|flip"
+    "|randaugment_timm(2, 9, 0.5, increasing=True)|random_erasing(0.25, 'pixel')",
+    "DeiT III, simple random crop": "decode"
+    "|resize_small(224, method='bicubic', rule='torchvision')"
     "|random_crop(224, pad=4, mode='reflect')|flip|three_augment|color_jitter(0.3, 0.3, 0.3)",
-    "DINO, the global views": "decode|random_resized_crop(224, scale=(0.4, 1.0), method='bicubic',"
-    " antialias=True)|flip|color_jitter(0.4, 0.4, 0.2, 0.1, p=0.8)|grayscale(0.2)"
+    "DINO, global views": "decode|random_resized_crop(224, scale=(0.4, 1.0), method='bicubic',"
+    " rule='torchvision')|flip|color_jitter(0.4, 0.4, 0.2, 0.1, p=0.8)|grayscale(0.2)"
     "|gaussian_blur(p=0.1)|solarize(128, p=0.2)",
 }
 
@@ -384,6 +385,38 @@ def test_published_recipes_can_be_written(recipe):
         results = [transform(photo(*shape), np.random.default_rng(s)) for s in range(4)]
         assert {r.shape for r in results} == {(224, 224, 3)}
         assert len({r.tobytes() for r in results}) == 4
+
+
+def test_the_whole_of_deits_recipe_is_a_sound_config():
+    """Table 9 of Touvron et al. 2021, as far as data and targets go."""
+    train = {"source": "synthetic", "transform": RECIPES["DeiT"], "repeats": 3}
+    task = {"label_smoothing": 0.1, "mixup": 0.8, "cutmix": 1.0, "cutmix_share": 0.5}
+    normal = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    values = {
+        "epochs": 300,
+        "model": {"variant": "S/16"},
+        "task": task,
+        "data": {"batch_size": 1024, "train": train, **normal},
+    }
+    run = config.load(values, {}, checks.STATIC)
+    erasing = transforms.parse(run.data.train.transform).ops[-1]
+    assert (erasing.mean, erasing.std) == (run.data.mean, run.data.std)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["gaussian_blur((100, 100))", "sharpness(100)", "color_jitter(100, 100, 100, 0.5)",
+     "random_erasing(1, area=(1e-06, 1), aspect=(1e-06, 1e6), count=100)", "translate(1)",
+     "randaugment(100, 30, translate=1000000, cutout=1000000)", "randaugment_timm(9, 10, 1000000)",
+     "augmix(10, 9, 9, alpha=0.001, all_ops=True)", "augmix(0.1, 1, 1, alpha=1000000)",
+     "randaugment_paper(9, 1000000, levels=1000000)"],
+)  # fmt: skip
+def test_extreme_arguments_still_give_an_image(text):
+    for shape in ((1, 1, 3), (1, 300, 1), (300, 1, 3), (31, 45, 3)):
+        image = photo(*shape)
+        for seed in range(4):
+            done = apply(text, image, seed)
+            assert (done.shape, done.dtype) == (shape, np.uint8)
 
 
 RECORDER = ROOT / "tools/record_augmentation_goldens.py"
