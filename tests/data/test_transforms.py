@@ -259,6 +259,15 @@ def test_random_crops_reach_every_place():
     assert positions("random_crop((4, 5))", image) == {(i, j) for i in range(3) for j in range(3)}
 
 
+@pytest.mark.parametrize("mode", ["constant", "reflect"])
+def test_random_crop_of_a_padded_image(mode):
+    image = photo(6, 9)
+    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode=mode)
+    wanted = {padded[i : i + 6, j : j + 6].tobytes() for i in range(5) for j in range(8)}
+    text = f"random_crop(6, pad=2, mode={mode!r})"
+    assert {apply(text, image, seed).tobytes() for seed in range(600)} == wanted
+
+
 def test_pad_crop_and_shift_move_by_whole_pixels():
     image = photo(9, 8)
     padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
