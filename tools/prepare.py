@@ -11,6 +11,7 @@ read by source=arrayrecord or source=parquet with path=OUT and split=NAME.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -58,7 +59,8 @@ OPTIONS = (
     Option(
         "resize_small",
         "PIXELS",
-        "Averages images down until their shorter side has this length; smaller ones stay.",
+        "Averages images down until their shorter side has this length; smaller ones stay. What "
+        "was resized has no orientation tag any more: give --exif where the tags are to count.",
         whole(1, 8192),
     ),
     Option("exif", "", "Turns images upright as their orientation tag says, for good."),
@@ -97,6 +99,9 @@ def main(argv: list[str]) -> None:
     if "://" in str(values.get("out", "")) or ":/" in str(values.get("out", "")):
         wanted = "wants a local folder; copy it to the store when it is finished"
         faults.append(Fault("--out", wanted, str(values["out"])))
+    name = values.get("name") or values.get("split") or "train"
+    if not re.fullmatch(r"[\w.-]+", name):
+        faults.append(Fault("--name", "wants letters, digits, dots and dashes", name))
     if "shards" in values and "shard_mib" in values:
         faults.append(Fault("--shard_mib", "--shards sets the number already; keep one of them"))
     if values.get("verify"):
@@ -106,7 +111,7 @@ def main(argv: list[str]) -> None:
         print(f"{values['out']}: {files} files, {size:,} bytes, all as they were written")
         return
     split = read_split({f.name: values[f.name] for f in FIELDS if f.name in values}, faults)
-    options = read_options(values, split)
+    options = read_options({**values, "name": name})
     display = Display()
     try:
         counts = prepare.prepare(split, options, display.say, display.update)
@@ -142,17 +147,16 @@ def read_split(values: dict[str, str], faults: list[Fault]) -> config.Split:
     return run.data.train
 
 
-def read_options(values: dict[str, Any], split: config.Split) -> prepare.Options:
+def read_options(values: dict[str, Any]) -> prepare.Options:
     def given(*names: str) -> dict[str, Any]:
         return {name: values[name] for name in names if name in values}
 
     images = Reencode(**given("resize_small", "exif", "format", "quality", "unchecked"))
     return prepare.Options(
-        name=values.get("name") or split.split or "train",
         format=values.get("to", "arrayrecord"),
         images=images,
         workers=values.get("workers") or os.cpu_count() or 1,
-        **given("out", "shuffle_seed", "shards", "shard_mib", "skip_limit"),
+        **given("out", "name", "shuffle_seed", "shards", "shard_mib", "skip_limit"),
     )
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -178,9 +179,11 @@ class _Preparation:
             before = json.loads((self._work / "settings.json").read_bytes())
         except (FileNotFoundError, ValueError):
             before = checksums["prepared"].get(name)
-        if before is None and (found := sorted(out.glob(f"{name}-*-of-*.*"))):
+        shard = re.compile(rf"{re.escape(name)}-\d+-of-\d+\..*")
+        others = sorted(path for path in out.glob("*") if shard.fullmatch(path.name))
+        if before is None and others:
             raise InputError(
-                f"--out: {found[0]} was not written by this tool; give an empty folder"
+                f"--out: {others[0]} was not written by this tool; give an empty folder"
             )
         if before is not None and before != settings:
             keys = sorted(key for key in before | settings if before.get(key) != settings.get(key))
@@ -334,6 +337,11 @@ class _Preparation:
                 f"{self._options.out / name}: the disk is full; the rest needs about "
                 f"{_gib(needed)} and {_gib(free)} are free. Make room for {_gib(needed - free)} "
                 "and start again: finished shards are kept"
+            ) from error
+        if isinstance(error, OSError) or type(error) is RuntimeError:  # the latter: ArrayRecord's
+            raise RunError(
+                f"{self._options.out / name}: cannot be written ({files.why(error)}); start again "
+                "when it can: finished shards are kept"
             ) from error
         raise error
 

@@ -450,6 +450,18 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(tool, tmp_path, photos
     assert contents(out) == contents(tmp_path / "whole")
 
 
+def test_what_else_a_disk_may_refuse_names_the_shard(tmp_path, photos, monkeypatch):
+    def write(self, example, name):
+        raise RuntimeError("write() failed: Input/output error; writing x")
+
+    monkeypatch.setattr(shard_writers.ArrayRecordShard, "write", write)
+    split = Split(source="folder", path=str(photos), transform="")
+    with pytest.raises(
+        RunError, match=r"-00000-of-00001.arrayrecord: cannot be written \(write\(\)"
+    ):
+        prepare.prepare(split, prepare.Options(tmp_path / "out"), lambda line: None)
+
+
 @pytest.mark.parametrize("to", ["arrayrecord", "parquet"])
 def test_a_real_full_disk(tmp_path, to):
     """A file system of 2 MiB, where this process may make one."""
@@ -494,6 +506,9 @@ def test_all_faults_come_together_under_the_names_of_options(tool, tmp_path, cap
     ]
     assert 'did you mean "folder"?' in lines[5]
     assert "wants a local folder; copy it to the store" in lines[3]
+    words = ["--source", "digits", "--split", "a/b", "--out", tmp_path / "out"]
+    assert run(tool, *words) == 2
+    assert capsys.readouterr().err == '--name = "a/b": wants letters, digits, dots and dashes\n'
     assert run(tool, "--source", "tar", "--out", tmp_path / "out") == 2
     assert capsys.readouterr().err.startswith("--path is not set: give a tar file, the folder of")
     assert run(tool, "--verify", "--out", tmp_path) == 2

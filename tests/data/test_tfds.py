@@ -178,9 +178,26 @@ def _as_tfrecord(folder):
     (folder / "dataset_info.json").write_text(json.dumps({**info, "fileFormat": "tfrecord"}))
 
 
+def _with_another_shard(folder):
+    shutil.copy(next(folder.glob("*test*")), next(folder.glob("*train*")))
+
+
+def _truncated(folder):
+    shard = next(folder.glob("*train*"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+
+
 @pytest.mark.parametrize(
     ("spoil", "text"),
     [
+        (
+            _truncated,
+            "array_record-00000-of-00001 cannot be read as ArrayRecord (it is no ArrayRec",
+        ),
+        (
+            _with_another_shard,
+            "00000-of-00001 has 3 records and dataset_info.json says 6; copy the",
+        ),
         (
             _as_tfrecord,
             "{folder} was prepared as tfrecord, which has no random access; prepare it again by "

@@ -22,6 +22,7 @@ from big_vit_lite.config import InputError
 from big_vit_lite.data import files
 from big_vit_lite.data.sources import classes, label_cache
 from big_vit_lite.data.sources.base import BadExample, Columns, Example, Source, captions_of
+from big_vit_lite.data.sources.record_shards import RecordShards
 
 _INFO = "dataset_info.json"
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
@@ -62,7 +63,7 @@ class Tfds(Source):
         _require_array_record(info, self._folder, where)
         self._split = _split(info, split, self._folder, where)
         self._shards = [os.fspath(path) for path in info.splits[self._split].filepaths]
-        _require_all(self._shards, where)
+        _require_all(self._shards, info.splits[self._split].shard_lengths, where)
         self._columns = {"image": columns.image or "image"}
         if columns.labels:
             self._columns["label"] = columns.label or "label"
@@ -229,13 +230,21 @@ def _split(info: Any, split: str | None, folder: str, where: str) -> str:
     )
 
 
-def _require_all(shards: list[str], where: str) -> None:
+def _require_all(shards: list[str], lengths: list[int], where: str) -> None:
+    """Every shard is there, can be opened and has the records that dataset_info.json says."""
     missing = [path for path in shards if not os.path.isfile(path)]
     if missing:
         raise InputError(
             f"{where}.path: {len(missing)} of {len(shards)} shards are missing, the first is "
             f"{missing[0]}; copy the data set again"
         )
+    sizes = RecordShards(shards, where).sizes
+    for path, size, length in zip(shards, sizes, lengths, strict=True):
+        if size != length:
+            raise InputError(
+                f"{where}.path: {path} has {size:,} records and {_INFO} says {length:,}; "
+                "copy the data set again"
+            )
 
 
 def _feature(features: Any, key: str, option: str, folder: str) -> Any:
