@@ -58,17 +58,23 @@ class Decode(Op):
 
     `channels` is 3 (RGB) or 1 (grey: .299 R + .587 G + .114 B of the RGB pixels, rounded as
     Pillow's convert("L")). With `exif` the image is turned upright as its orientation tag says.
-    Pixels with as many channels as asked for pass unchanged.
+    Pixels with as many channels as asked for pass unchanged. `approximate` lets the operation after
+    it have a large JPEG decoded at a fraction of its size: see cropped.py.
     """
 
     channels: int = 3
     exif: bool = False
+    approximate: bool = False
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3) or not isinstance(self.channels, int):
             raise ValueError(f"channels is 3 (RGB) or 1 (grey), not {self.channels!r}")
         if not isinstance(self.exif, bool):
             raise ValueError(f"exif is True or False, not {self.exif!r}")
+        if not isinstance(self.approximate, bool):
+            raise ValueError(f"approximate is True or False, not {self.approximate!r}")
+        if self.exif and self.approximate:
+            raise ValueError("exif and approximate do not go together")
 
     def __call__(self, image: Any, rng: np.random.Generator) -> Image:
         if isinstance(image, np.ndarray):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from big_vit_lite.data.transforms import (
     augmix,
     autoaugment,
     colour_ops,
+    cropped,
     crops,
     erasing,
     geometry,
@@ -73,14 +75,26 @@ class Transform:
     ops: tuple[Op, ...]
 
     def __call__(self, image: Any, rng: np.random.Generator) -> Image | dict[str, np.ndarray]:
-        for op in self.ops:
+        ops = self.ops
+        if self._start and isinstance(image, bytes):
+            image, ops = self._start(image, rng), ops[2:]
+        for op in ops:
             image = op(image, rng)
         return image
 
+    @functools.cached_property
+    def _start(self) -> Op | None:
+        """The first two operations as one, where that is faster."""
+        return cropped.join(self.ops)
+
     @property
     def decodes(self) -> bool:
-        """Whether the first operation is decode, whose result can be kept between epochs."""
-        return bool(self.ops) and isinstance(self.ops[0], Decode)
+        """Whether the first operation is decode, and what it gives can be kept between epochs."""
+        return self._decode is not None and not self._decode.approximate
+
+    @property
+    def _decode(self) -> Decode | None:
+        return self.ops[0] if self.ops and isinstance(self.ops[0], Decode) else None
 
     @property
     def several(self) -> Several | None:
@@ -102,8 +116,8 @@ class Transform:
         Args:
           size, channels: of the images it is given; None where they differ or are not known.
         """
-        if self.decodes:
-            channels = self.ops[0].channels
+        if self._decode:
+            channels = self._decode.channels
         if not self.several:
             return {"image": ((*(self.output_size(size) or (None, None)), channels), np.uint8)}
         before = Transform(self.ops[:-1]).output_size(size)
@@ -137,6 +151,7 @@ def _read(text: str) -> tuple[list[Op], list[str]]:
     late = [i for i, op in enumerate(ops) if i and isinstance(op, Decode)]
     if late and not faults:
         faults.append("decode comes first and once")
+    faults += [] if faults else cropped.faults(tuple(ops))
     early = [GRAMMAR.name_of(op) for op in ops[:-1] if isinstance(op, Several)]
     if early and not faults:
         faults.append(f"{early[0]} comes last; it makes more than one image")
