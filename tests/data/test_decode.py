@@ -113,8 +113,6 @@ BY_OPENCV = {
     "PNG 16-bit RGBA": (png(WIDE, 16, 6), HIGH[..., :3]),
     "PNG 1x1": (saved(RGB[:1, :1], "PNG"), RGB[:1, :1]),
     "PNG 100x20,000": (saved(np.tile(RGB[:, :50], (1, 400, 1)), "PNG"), None),
-    "animated PNG": (frames(Pillow.fromarray(RGB), "PNG"), RGB),
-    "animated PNG, other still": (frames(Pillow.fromarray(RGB), "PNG", default_image=True), RGB),
     "WebP": (saved(RGB, "WEBP"), None),
     "WebP with alpha": (saved(RGBA, "WEBP"), None),
     "WebP lossless": (saved(RGB, "WEBP", lossless=True), RGB),
@@ -127,6 +125,8 @@ BY_PILLOW = {
     "CMYK JPEG": (cmyk(), None),
     "CMYK JPEG without Adobe's segment": (cmyk("none"), None),
     "YCCK JPEG": (cmyk(2), None),
+    "animated PNG": (frames(Pillow.fromarray(RGB), "PNG"), RGB),
+    "animated PNG, other still": (frames(Pillow.fromarray(RGB), "PNG", default_image=True), RGB),
     "animated WebP": (frames(Pillow.fromarray(RGB), "WEBP", lossless=True), RGB),
     "GIF": (saved(PALETTE, "GIF"), np.asarray(PALETTE.convert("RGB"))),
     "GIF one colour clear": (

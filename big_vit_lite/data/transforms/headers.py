@@ -59,7 +59,7 @@ def jpeg_ends(data: bytes) -> bool:
 def common_size(data: bytes) -> Size | None:
     """(height, width) of a file of a kind that OpenCV reads exactly as Pillow does.
 
-    These are JPEGs of one or three components, PNGs with all their parts, and WebPs without
+    These are JPEGs of one or three components, PNGs with all their parts, and WebPs, both without
     animation. None for all else: CMYK JPEGs, GIFs, TIFFs and what is no image. Tests compare both
     libraries on each kind.
     """
@@ -67,22 +67,24 @@ def common_size(data: bytes) -> Size | None:
         frame = jpeg_frame(data)
         if frame and frame.common and frame.components in (1, 3):
             return frame.height, frame.width
-    elif data.startswith(PNG) and data[12:16] == b"IHDR" and _png_ends(data):
+    elif data.startswith(PNG) and data[12:16] == b"IHDR" and _whole_still_png(data):
         return int.from_bytes(data[20:24]), int.from_bytes(data[16:20])
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP" and len(data) >= 30:
         return _webp_size(data)
     return None
 
 
-def _png_ends(data: bytes) -> bool:
-    """Whether every chunk up to the last fits into the file.
+def _whole_still_png(data: bytes) -> bool:
+    """Whether every chunk up to the last fits into the file, and none belongs to an animation.
 
-    OpenCV takes as much memory for a chunk as its header says, up to 4 GB, before reading it.
+    OpenCV takes as much memory for a chunk as its header says, up to 4 GB, before reading it; its
+    version 4.11 crashes on some damaged animations.
     """
     at = len(PNG)
     while at + 12 <= len(data):
-        if data[at + 4 : at + 8] == b"IEND":
-            return True
+        kind = data[at + 4 : at + 8]
+        if kind in (b"IEND", b"acTL"):
+            return kind == b"IEND"
         at += 12 + int.from_bytes(data[at : at + 4])
     return False
 
