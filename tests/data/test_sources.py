@@ -3,9 +3,11 @@
 import json
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -142,14 +144,102 @@ def test_folder_refusals(folder, tmp_path):
         build("folder", path=str(bare))
 
 
-def test_a_file_that_vanished_is_named(folder):
+def test_a_file_that_vanished_is_one_bad_example(folder):
     source = build("folder", path=str(folder), split="train")
     (folder / "train" / "bee" / "2.JPEG").unlink()
-    with pytest.raises(RunError, match=r"bee/2.JPEG: cannot be read \(No such file"):
+    with pytest.raises(BadExample, match=r"bee/2.JPEG: cannot be read \(No such file"):
         source[2]
+    assert source[1]["label"] == 0
 
 
-@pytest.mark.parametrize("source", ["folder", "parquet"])
+def test_folders_are_numbered_by_given_names(folder):
+    """A validation folder that lacks a class, as any on an object store may."""
+    names = folder / "names.txt"
+    names.write_text("\ufeffcow\nbee\nant\n\n")
+    options = {"path": str(folder), "split": "train", "class_names": str(names)}
+    source = build("folder", **options)
+    assert source.class_names == ("cow", "bee", "ant")
+    assert source.labels().tolist() == [e["label"] for e in source] == [2, 2, 1]
+    for text, refusal in (
+        ("ant\nbees\n", " does not name the class folder {0}/bee (did you mean 'bees'?)"),
+        ("", ": {1} is empty; it needs one class name a line"),
+        ("ant\n\nbee\n", ": {1}, line 2 is empty; it needs the name of a class"),
+        ("ant\nbee\nant\n", ": {1} names 'ant' twice, in lines 1 and 3"),
+    ):
+        names.write_text(text)
+        with pytest.raises(InputError) as error:
+            build("folder", **options)
+        expected = "data.train.class_names" + refusal.format(folder / "train", names)
+        assert str(error.value) == expected
+    names.unlink()
+    with pytest.raises(InputError, match=r"class_names: .*names.txt cannot be read \(No such"):
+        build("folder", **options)
+
+
+@pytest.mark.parametrize("source", ["digits", "synthetic", "folder"])
+def test_sources_without_captions_say_so(source, folder):
+    with pytest.raises(InputError) as error:
+        build(source, path=str(folder), text="lower")
+    assert str(error.value).startswith(f"data.train.text is set, but source {source} has no")
+    if source != "folder":
+        with pytest.raises(InputError, match=f"source {source} names its classes itself"):
+            build(source, class_names="names.txt")
+
+
+@pytest.fixture
+def store():
+    memory = fsspec.filesystem("memory")
+    yield memory
+    memory.rm("/sources-test", recursive=True)
+
+
+def upload(store, folder):
+    for file in folder.rglob("*"):
+        if file.is_file():
+            store.pipe(f"/sources-test/{file.relative_to(folder)}", file.read_bytes())
+
+
+def test_folder_on_a_store(store, folder):
+    upload(store, folder)
+    local = build("folder", path=str(folder), split="train")
+    source = build("folder", path="memory://sources-test", split="train")
+    assert list(source) == list(local)
+    assert source.class_names == local.class_names
+    assert source.name_of(1) == "memory://sources-test/train/ant/deep/a.webp"
+    assert list(pickle.loads(pickle.dumps(source))) == list(local)
+    for path, split, text in (
+        ("memory://sources-test/none", None, "memory://sources-test/none does not exist"),
+        ("memory://sources-test", "val", "has no folder 'val'; its folders are: train"),
+        ("memory://sources-test/train/bee", None, "holds 1 images but no class folders"),
+    ):
+        with pytest.raises(InputError) as error:
+            build("folder", path=path, split=split)
+        assert text in str(error.value)
+    store.rm("/sources-test/train/ant/b.png")
+    with pytest.raises(BadExample, match=r"ant/b.png: cannot be read \(No such file"):
+        source[0]
+
+
+def test_parquet_on_a_store(store, shards):
+    upload(store, shards)
+    local = build("parquet", path=str(shards), split="train")
+    source = build("parquet", path="memory://sources-test", split="train")
+    assert list(source) == list(local)
+    assert source.class_names == local.class_names
+    assert source.labels().tolist() == local.labels().tolist()
+    first = "memory://sources-test/data/train-00000-of-00002.parquet"
+    assert source.name_of(3) == f"{first}, row 3"
+    assert list(build("parquet", path=first.replace("00000-of", "{00000..00001}-of"))) == list(
+        local
+    )
+    store.pipe(first, b"PAR1 torn")
+    with pytest.raises(RunError, match="train-00000-of-00002.parquet: has changed since the run"):
+        pickle.loads(pickle.dumps(source))[0]
+    with pytest.raises(InputError, match="train-00000-of-00002.parquet cannot be read as Parquet"):
+        build("parquet", path="memory://sources-test", split="train")
+
+
+@pytest.mark.parametrize("source", ["folder", "parquet", "table", "tar"])
 def test_a_path_that_is_not_set_says_what_to_give(source):
     with pytest.raises(InputError) as error:
         build(source)
@@ -186,6 +276,52 @@ def test_parquet_labels_as_text_and_without_names(tmp_path):
     assert [e["label"] for e in source] == source.labels().tolist() == [1, 0, 1]
     write_shard(tmp_path / "a.parquet", [1, 2, 3], [0, 4, 2])
     assert build("parquet", path=str(tmp_path)).class_names == ("0", "1", "2", "3", "4")
+
+
+def test_parquet_captions(tmp_path):
+    images, file = [encoded(i) for i in range(5)], tmp_path / "a.parquet"
+    lists = [["a", "b"], ["c"], [], ["d", ""], None]
+    texts = ["one", "two", "", None, "five"]
+    pq.write_table(
+        pa.table({"image": images, "caption": lists, "title": texts, "label": [0, 1, 0, 1, 9]}),
+        file,
+        row_group_size=2,
+    )
+    source = build("parquet", path=str(file), text="lower")
+    assert [source[i]["captions"] for i in range(2)] == [("a", "b"), ("c",)]
+    assert "label" not in source[0]
+    assert source.class_names == ()
+    assert source.labels().tolist() == 5 * [0]
+    for row, text in ((2, "no caption"), (3, "an empty caption"), (4, "no caption")):
+        with pytest.raises(BadExample) as error:
+            source[row]
+        assert str(error.value) == f"{file}, row {row}: column 'caption' holds {text}"
+    (tmp_path / "names.txt").write_text("ant\nbee\n")
+    both = {"text": "lower", "caption_key": "title", "label_key": "label"}
+    source = build("parquet", path=str(file), class_names=str(tmp_path / "names.txt"), **both)
+    assert source[1] == {"image": images[1], "label": 1, "captions": ("two",)}
+    assert source.class_names == ("ant", "bee")
+    assert source.labels().tolist() == [0, 1, 0, 1, 0]
+    for row, text in (
+        (2, "column 'title' holds an empty caption"),
+        (3, "column 'title' holds no caption"),
+        (4, "label 9 is not one of the 2 classes; correct it or leave the row out with a part"),
+    ):
+        with pytest.raises(BadExample, match=f"a.parquet, row {row}: {text}"):
+            source[row]
+    with pytest.raises(InputError, match=r"caption_key: column 'label' .* holds int64; captions"):
+        build("parquet", path=str(file), text="lower", caption_key="label")
+    with pytest.raises(InputError, match=r"image_key: column 'label' .* holds int64; images are"):
+        build("parquet", path=str(file), image_key="label")
+
+
+@pytest.mark.parametrize("source", ["folder", "parquet"])
+def test_four_threads_and_a_pickled_copy_read_the_same(source, folder, shards):
+    source = build(source, path=str(folder if source == "folder" else shards), split="train")
+    expected, order = list(source), 10 * [*range(len(source))]
+    for reader in (source, pickle.loads(pickle.dumps(source))):
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(reader.__getitem__, order)) == [expected[i] for i in order]
 
 
 def test_parquet_survives_pickling_and_keeps_few_row_groups(shards, monkeypatch):
@@ -236,11 +372,12 @@ def test_parquet_rows_without_image_or_label_are_named(tmp_path):
     write_shard(file, [1, 2, 3], [0, -1, None], hub_metadata(["ant"]), label_type=pa.int64())
     source = build("parquet", path=str(file))
     assert source[0]["label"] == 0
+    assert source.labels().tolist() == [0, 0, 0]
     for row, label in ((1, "-1"), (2, "None")):
-        with pytest.raises(RunError, match=f"a.parquet, row {row}: label {label} is not one of"):
+        with pytest.raises(BadExample, match=f"a.parquet, row {row}: label {label} is not one of"):
             source[row]
     pq.write_table(pa.table({"image": pa.array([None], pa.binary()), "label": [0]}), file)
-    with pytest.raises(RunError, match="row 0: column 'image' holds no image bytes"):
+    with pytest.raises(BadExample, match="row 0: column 'image' holds no image bytes"):
         build("parquet", path=str(file))[0]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 from jaxtyping import Int
 
@@ -94,8 +96,8 @@ class Table(Source):
         return example
 
     def _image(self, i: int, path: str) -> bytes:
-        # Joined to the folder, a path that is absolute stays what it is.
-        place = path if files.is_url(path) else files.join(self._folder, path)
+        whole = files.is_url(path) or os.path.isabs(path)
+        place = path if whole else files.join(self._folder, path)
         try:
             return files.read(place)
         except (OSError, ValueError) as error:
