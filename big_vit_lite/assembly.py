@@ -28,10 +28,6 @@ def assemble(run: config.Run) -> Parts:
         InputError: wrong input that only files or devices show.
     """
     parallel.start(run.deterministic)
-    if jax.process_count() > 1:
-        raise config.InputError(
-            "this version trains with the devices of one host, any number of them; start it on one."
-        )
     mesh = parallel.make_mesh(run.mesh)
     batches = data.train_stream(run.data, run.seed, mesh)
     check_keys(batches.spec)
@@ -101,7 +97,7 @@ def check_class_names(parts: Parts, meta: dict) -> None:
 
 
 def count_devices(run: config.Run) -> int:
-    """Devices of this machine; starts JAX as the run will."""
+    """Devices of all processes together; starts JAX as the run will."""
     parallel.start(run.deterministic)
     return jax.device_count()
 

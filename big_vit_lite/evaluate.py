@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from big_vit_lite import assembly, checkpoint, checks, config, evals
+from big_vit_lite import assembly, checkpoint, checks, config, evals, parallel
 
 OPTIONS = (
     config.Option(
@@ -24,6 +24,7 @@ OPTIONS = (
         "label, loss and the best classes with their probabilities.",
         type=Path,
     ),
+    *parallel.OPTIONS,
 )
 
 
@@ -85,8 +86,11 @@ def main(argv: list[str] | None = None) -> int:
             about="Evaluates a checkpoint.",
             options=OPTIONS,
             checks=(*checks.STATIC, checks.devices(assembly.count_devices)),
+            begin=parallel.join,
         )
         metrics = evaluate(line.run, line.extras["checkpoint"], line.extras.get("predictions"))
+        if not parallel.is_first():
+            return 0
         for key, value in metrics.items():
             print(f"{key} {value:.6g}")
         if line.workdir is not None:
@@ -94,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
             (line.workdir / "evaluation.json").write_text(json.dumps(metrics, indent=1) + "\n")
         return 0
 
-    return config.exit_code(command)
+    return parallel.ending(command)
 
 
 if __name__ == "__main__":

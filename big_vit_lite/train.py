@@ -36,28 +36,30 @@ def train(run: config.Run, workdir: str | Path) -> tuple[dict[str, float], bool]
     optimizer = optim.build(
         run, assembly.abstract_params(parts), parts.steps, parts.batches.examples
     )
-    r = run.report
     with (
         checkpoint.StopRequest() as stop,
         open_keeper(parts, workdir) as keeper,
-        report.open(workdir, parts.steps, r.tensorboard, r.wandb, run.name, run.to_dict()) as log,
+        open_log(parts, workdir) as log,
     ):
-        if keeper.latest is not None:
+        last = parallel.by_first("latest", lambda: keeper.latest)
+        if last is not None:
             meta = checkpoint.read_meta(keeper.directory)
             config.check_resume(config.Run.from_json(meta["config"]), run)
             assembly.check_class_names(parts, meta)
         elif run.init is not None:
             checkpoint.find(run.init)  # refused now rather than after compiling
-        (workdir / "config.json").write_text(run.to_json())
+        if parallel.is_first():
+            (workdir / "config.json").write_text(run.to_json())
         log.say(f"{workdir}: {parts.steps:,} steps on {describe_mesh(parts.mesh)}; compiling")
         training = parallel.compile_training(
             parts.task, optimizer, parts.mesh, parts.batches.spec, run.seed
         )
         log.say(describe_parameters(parts, training))
-        state, meta = first_state(parts, keeper, training)
+        state, meta = first_state(parts, keeper, training, last)
         log.resume(int(state["step"]))
         results, stopped = loop(parts, state, training, keeper, log, stop, meta)
-        report.curve(workdir)
+        if parallel.is_first():
+            report.curve(workdir)
     return results, stopped
 
 
@@ -70,6 +72,7 @@ def loop(parts, state, training, keeper, log, stop, meta) -> tuple[dict[str, flo
     watch, pace = LossWatch(parts.batches), open_pace(parts)
     profile = Profile(run.report.profile, log.workdir / "profile")
     skips = data.Skips(run.data.skip_limit, log.say, meta.get("bad_examples"))
+    votes = parallel.Votes(parts.mesh)
 
     def evaluate(step: int, due: list[evals.Scheduled]) -> dict[str, float]:
         found = {}
@@ -89,15 +92,17 @@ def loop(parts, state, training, keeper, log, stop, meta) -> tuple[dict[str, flo
             profile.before(step)
             state, metrics = training.step(state, next(batches))
             pace.step(batches.wait_s)
-            skips.add(batches.skipped, step)
+            known = votes.add(step, bool(stop), batches.skipped)
             if step == first + 1:
                 jax.block_until_ready(metrics)
                 log.say(f"step {step} done")
             # Asked once a step: a signal that comes later is for the next one.
-            stopping = bool(stop) and step < steps
+            stopping = votes.stop and step < steps
             due = [e for e in parts.evaluations if e.due(step, steps)]
             skipped = [e.name for e in due] if stopping else []
             save = stopping or step == steps or (save_every and step % save_every == 0)
+            for said_at, skipped_then in known + (votes.flush() if save else []):
+                skips.add([data.Skipped(*example) for example in skipped_then], said_at)
             # Nothing is evaluated or saved before all steps so far have been seen to be finite.
             for finished, numbers in watch.add(step, metrics, wait=bool(due or save)):
                 log.progress(finished)
@@ -176,10 +181,11 @@ class LossWatch:
         return step, metrics
 
 
-def first_state(parts, keeper, training) -> tuple[dict, dict]:
-    """The state to start from, and what its checkpoint says: resumed, from run.init, or new."""
-    if keeper.latest is not None:
-        state, meta = keeper.restore(assembly.stored_form(parts, training.abstract))
+def first_state(parts, keeper, training, last: int | None) -> tuple[dict, dict]:
+    """The state to start from, and what its checkpoint says: that of step `last`, from run.init, or
+    new."""
+    if last is not None:
+        state, meta = keeper.restore(assembly.stored_form(parts, training.abstract), last)
         return assembly.from_stored(parts, state), meta
     state = training.init()
     if parts.run.init is not None:
@@ -203,6 +209,16 @@ def open_keeper(parts, workdir: Path):
     c = parts.run.checkpoint
     return checkpoint.Keeper(
         workdir / "checkpoints", c.keep, period(parts, c.keep_every), c.keep_best, c.best_mode
+    )
+
+
+def open_log(parts, workdir: Path):
+    """Where the numbers of a run go: the first process's part, of which the others have none."""
+    r = parts.run.report
+    if not parallel.is_first():
+        return report.Silent(workdir)
+    return report.open(
+        workdir, parts.steps, r.tensorboard, r.wandb, parts.run.name, parts.run.to_dict()
     )
 
 
@@ -279,16 +295,22 @@ def main(argv: list[str] | None = None) -> int:
             sys.argv[1:] if argv is None else argv,
             program="python -m big_vit_lite.train",
             about="Trains a model; goes on with the run that --workdir holds, if any.",
+            options=parallel.OPTIONS,
             checks=(*checks.STATIC, checks.devices(assembly.count_devices)),
+            begin=parallel.join,
         )
-        workdir = line.workdir or dated_folder(line.run)
+        workdir = line.workdir or Path(
+            parallel.by_first("workdir", lambda: str(dated_folder(line.run)))
+        )
         results, stopped = train(line.run, workdir)
+        if not parallel.is_first():
+            return STOPPED if stopped else 0
         for key, value in results.items():
             print(f"{key} {value:.6g}")
         print(f"{'stopped and saved' if stopped else 'done'}: {workdir}")
         return STOPPED if stopped else 0
 
-    return config.exit_code(command)
+    return parallel.ending(command)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def load(directory: Path, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
 
     context = ocp.Context()
     context.pytree.loading.partial_load = True
-    single = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    single = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     specs = {
         name: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or single
@@ -71,7 +71,9 @@ def load(directory: Path, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
     with context:
         loaded = ocp.load_checkpointables(directory, {ITEM: full})[ITEM] if full else {}
     empty = {
-        name: jax.device_put(np.zeros(spec.shape, spec.dtype), spec.sharding)
+        name: jax.make_array_from_callback(
+            spec.shape, spec.sharding, lambda index, spec=spec: np.zeros(spec.shape, spec.dtype)
+        )
         for name, spec in specs.items()
         if not spec.size
     }

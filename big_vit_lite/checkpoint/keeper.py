@@ -3,30 +3,32 @@
 The order of a save is what makes it safe to kill at any moment: arrays (Orbax writes beside, then
 renames), meta.json, manifest.json (the commit mark, by atomic rename), and only then the removal of
 older checkpoints, each of which loses its own mark first. Steps are counts of finished steps.
+
+With several processes each writes the arrays on its devices; all else on the disk is done by the
+first, whose word on it holds for all. No process is ahead of the others by more than one call.
 """
 
 import difflib
 import errno
 import logging
-import re
-import shutil
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
-from big_vit_lite.checkpoint import arrays, manifest, meta, reading, tree
+from big_vit_lite.checkpoint import arrays, folder, manifest, meta, reading, tree
 from big_vit_lite.config import InputError, RunError
+from big_vit_lite.parallel import by_first, gather, is_first
 
 log = logging.getLogger(__name__)
-_LEFTOVER = re.compile(rf"\d+({re.escape(arrays.TEMPORARY)}.*)?")
 
 
 class Keeper:
-    """The checkpoints/ directory of one run, for the one process that trains it.
+    """The checkpoints/ directory of one run, for the processes that train it.
 
-    Directories without a manifest, which a killed run left behind, are removed at the start. Use
-    it as a context manager, or call `close`, so that the last save is finished and seen to be.
+    Another run is kept out of it for as long. Directories without a manifest, which a killed run
+    left behind, are removed at the start. Use it as a context manager, or call `close`, so that the
+    last save is finished and seen to be.
 
     Attributes:
         directory: holds one directory a checkpoint, named by its step.
@@ -50,7 +52,8 @@ class Keeper:
             best_mode: whether the best is the highest or the lowest.
 
         Raises:
-            InputError: if the directory cannot be made or written to.
+            InputError: if the directory cannot be made or written to, another run has it, or it
+                is not the same one for all processes.
         """
         self.directory = Path(directory).absolute()
         self._keep, self._keep_every = keep, keep_every
@@ -58,11 +61,24 @@ class Keeper:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._running: tuple[int, Future] | None = None
         self._own: set[int] = set()  # steps saved or restored by this run: its own timeline
+        self._lock: folder.Lock | None = None
+        token = by_first("keeper/open", self._open)
+        seen = gather("keeper/seen", folder.read_lock(self.directory).get("token"))
+        strangers = [i for i, other in enumerate(seen) if other != token]
+        if strangers:
+            raise InputError(
+                f"process {strangers[0]} does not see what process 0 wrote to {self.directory}; "
+                "all processes of a run need one --workdir on a file system that they share"
+            )
+
+    def _open(self) -> str:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._remove_leftovers()
+            self._lock = folder.Lock(self.directory)
+            folder.remove_leftovers(self.directory)
         except OSError as error:
             raise InputError(f"cannot write checkpoints to {self.directory}: {error}") from None
+        return self._lock.token
 
     def __enter__(self) -> "Keeper":
         return self
@@ -122,7 +138,7 @@ class Keeper:
                 nothing removed), this save cannot begin, or the one before it failed.
         """
         self.wait()
-        if step in self._own and step in self.steps:
+        if by_first("keeper/known", lambda: step in self._own and step in self.steps):
             return
         if metrics and self._keep_best and self._keep_best not in metrics:
             near = difflib.get_close_matches(self._keep_best, metrics, n=1)
@@ -131,13 +147,14 @@ class Keeper:
                 step, self._keep_best, f"; there is {near[0]}" if near else "",
             )  # fmt: skip
         leaves = tree.flatten(state)
-        if bad := tree.not_finite(leaves):
+        if bad := sorted(set().union(*gather("keeper/finite", tree.not_finite(leaves)))):
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise RunError(f"step {step} is not saved: NaN or inf in {bad[0]}{more}")
         given, measured = dict(meta), dict(metrics or {})
+        needed = sum(leaf.nbytes for leaf in leaves.values())
+        by_first("keeper/clear", lambda: self._clear(step, needed))
         target = self.directory / str(step)
         try:
-            self._clear(step)
             response = arrays.start_saving(target, leaves)
         except Exception as error:
             raise self._failed(step, error) from error
@@ -163,15 +180,20 @@ class Keeper:
             RunError: if the save before failed.
         """
         self.wait()
+        step, own = by_first("keeper/restore", lambda: self._choose(step))
+        state, stored = reading.load_state(self.directory / str(step), abstract_state)
+        self._own = set(own)
+        return state, stored
+
+    def _choose(self, step: int | None) -> tuple[int, list[int]]:
+        """Which step to restore, and which then belong to this run."""
         steps = self.steps
         if not steps or (step is not None and step not in steps):
             there = f"there are {', '.join(map(str, steps))}" if steps else "there is none"
             wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
             raise InputError(f"{self.directory} holds {wanted}; {there}")
         step = steps[-1] if step is None else step
-        state, stored = reading.load_state(self.directory / str(step), abstract_state)
-        self._own = {s for s in steps if s <= step}
-        return state, stored
+        return step, [s for s in steps if s <= step]
 
     def wait(self) -> None:
         """Returns when no save is under way.
@@ -198,19 +220,29 @@ class Keeper:
             self.wait()
         finally:
             self._worker.shutdown()
+            if self._lock is not None:
+                self._lock.close()
+                self._lock = None
 
     def _finish(self, step: int, response, held: tree.Listing, given: dict, metrics: dict) -> None:
         """The background part: waits for the arrays, commits, then lets go of older ones."""
-        target = self.directory / str(step)
         try:
             response.result()
+            by_first("keeper/commit", lambda: self._commit(step, held, given, metrics))
+        except Exception:
+            if is_first():
+                folder.discard(self.directory, step)  # a full disk needs the room at once
+            raise
+
+    def _commit(self, step: int, held: tree.Listing, given: dict, metrics: dict) -> None:
+        target = self.directory / str(step)
+        try:
             meta.write(target, step, metrics, held, given)
             manifest.commit(target)
-        except Exception:
-            self._discard(step)  # a full disk needs the room at once
-            raise
+        except Exception as error:
+            raise self._failed(step, error) from error
         for old in set(self.steps) - self._kept(step):
-            self._remove(old)
+            folder.remove(self.directory / str(old))
 
     def _kept(self, newest: int) -> set[int]:
         """Which checkpoints stay now that `newest` stands."""
@@ -222,36 +254,21 @@ class Keeper:
             kept |= {self._best(steps)} - {None}
         return kept
 
-    def _clear(self, step: int) -> None:
+    def _clear(self, step: int, needed: int) -> None:
         """Makes room for a step that a failed save, or a future left behind, has in its place."""
-        steps = self.steps
-        if steps and self._own.isdisjoint(steps):
-            raise RunError(
-                f"{self.directory} holds checkpoints of another run (step {steps[-1]}); restore "
-                "from it, remove it, or choose another --workdir"
-            )
-        if step in steps:
-            manifest.revoke(self.directory / str(step))
-        self._discard(step)
-
-    def _remove(self, step: int) -> None:
-        manifest.revoke(self.directory / str(step))
-        shutil.rmtree(self.directory / str(step))
-
-    def _discard(self, step: int) -> None:
-        """Removes what there is of a step that has no manifest."""
-        unfinished = list(self.directory.glob(f"{step}{arrays.TEMPORARY}*"))
-        if not manifest.is_committed(self.directory / str(step)):
-            unfinished.append(self.directory / str(step))
-        for path in unfinished:
-            shutil.rmtree(path, ignore_errors=True)
-
-    def _remove_leftovers(self) -> None:
-        for path in self.directory.iterdir():
-            ours = path.is_dir() and _LEFTOVER.fullmatch(path.name)
-            if ours and not manifest.is_committed(path):
-                log.info("removing the unfinished checkpoint %s", path)
-                shutil.rmtree(path)
+        try:
+            steps = self.steps
+            if steps and self._own.isdisjoint(steps):
+                raise RunError(
+                    f"{self.directory} holds checkpoints of another run (step {steps[-1]}); "
+                    "restore from it, remove it, or choose another --workdir"
+                )
+            if step in steps:
+                manifest.revoke(self.directory / str(step))
+            folder.discard(self.directory, step)
+            folder.check_room(self.directory, needed)
+        except Exception as error:
+            raise self._failed(step, error) from error
 
     def _failed(self, step: int, error: BaseException) -> RunError:
         """The error of a save as one sentence."""
@@ -261,7 +278,9 @@ class Keeper:
         last = self.latest
         kept = "no checkpoint stands" if last is None else f"step {last} still stands"
         if _is_full(error):
-            reason = "the disk is full; make room and start again"
+            known = getattr(error, "strerror", None) or ""
+            known = f": {known}" if known.startswith("it takes") else ""
+            reason = f"the disk is full{known}; make room and start again"
         return RunError(f"could not save step {step} to {self.directory}: {reason} ({kept})")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from big_vit_lite.checkpoint import arrays, manifest, meta, tree
 from big_vit_lite.config import InputError
+from big_vit_lite.parallel import by_first
 
 
 def committed(directory: Path) -> list[int]:
@@ -97,7 +98,14 @@ def load_state(directory: Path, abstract_state: Any) -> tuple[Any, dict[str, Any
 
 
 def verify(directory: Path) -> None:
-    """As `manifest.verify`, and says in the error which older checkpoint is sound."""
+    """As `manifest.verify`, and says in the error which older checkpoint is sound.
+
+    Of several processes, the first reads the files for all; all must call.
+    """
+    by_first("verify", lambda: _verify(directory))
+
+
+def _verify(directory: Path) -> None:
     try:
         manifest.verify(directory)
     except InputError as error:

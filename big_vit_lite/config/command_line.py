@@ -85,6 +85,7 @@ def command_line(
     about: str,
     options: Sequence[Option] = (),
     checks: Iterable[Check] = (),
+    begin: Callable[[dict[str, Any]], None] = lambda extras: None,
 ) -> CommandLine:
     """Reads a command line; --help prints and leaves with exit code 0.
 
@@ -94,6 +95,8 @@ def command_line(
         about: what it does, for --help.
         options: what the command takes beside --config, --config.FIELD, --workdir and --help.
         checks: see `load`.
+        begin: gets the command's own options, if they are without fault, before the checks run:
+            for what those count on.
 
     Raises:
         InputError: every fault of options, config and overrides, one line each.
@@ -118,11 +121,13 @@ def command_line(
     except InputError as error:
         raise InputError("\n".join([*map(str, faults), str(error)]), faults) from None
     faults = [*faults, *apply_overrides(values, words.overrides)]
+    extras = {o.name: words.options[o.name] for o in options if o.name in words.options}
+    if not words.faults:
+        begin(extras)
     run, faults = validate(values, checks, faults)
     if faults:
         raise refuse(faults)
     workdir = words.options.get("workdir")
-    extras = {o.name: words.options[o.name] for o in options if o.name in words.options}
     return CommandLine(run, workdir and Path(workdir), extras, file, tuple(words.overrides))
 
 

@@ -9,6 +9,7 @@ _HOME = {
     "train_stream": "stream",
     "eval_stream": "stream",
     "BatchStream": "stream",
+    "Skipped": "examples",
     "Skips": "skips",
 }
 __all__ = [*_HOME, "sources", "transforms"]

@@ -1,11 +1,12 @@
 """Evaluations: each runs over a finite stream, sees every example once, and returns numbers."""
 
+import functools
 import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from big_vit_lite import config, data
+from big_vit_lite import config, data, parallel
 
 TYPES = {"classification": "big_vit_lite.evals.classification"}
 
@@ -103,13 +104,16 @@ def measure(
         if kind not in state:
             continue
         file = None
-        if predictions is not None:
+        if predictions is not None and parallel.is_first():
             predictions.mkdir(parents=True, exist_ok=True)
             file = predictions / f"{prefix.replace('/', '-')}-{step}.jsonl"
         skips = data.Skips(scheduled.skip_limit, say if kind == "params" else lambda line: None)
-        numbers = scheduled.evaluation.run(
-            state[kind], scheduled.stream, file, lambda found, s=skips: s.add(found, step)
-        )
+        # Of several processes each knows its own rows; the limit holds for all of them together.
+        own: list = []
+        heard = own.extend if parallel.several() else functools.partial(skips.add, step=step)
+        numbers = scheduled.evaluation.run(state[kind], scheduled.stream, file, heard)
+        for found in parallel.gather("evaluated", own):
+            skips.add([data.Skipped(*example) for example in found], step)
         if skips.names:
             numbers["bad_examples"] = len(skips.names)
         metrics |= {f"{prefix}/{key}": value for key, value in numbers.items()}

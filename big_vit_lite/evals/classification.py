@@ -34,6 +34,7 @@ class Evaluation:
             rank = rank_of_label(outputs["logits"], batch["label"])
             sums = {
                 "count": mask.sum(),
+                "bad": jnp.sum(~mask & (batch["index"] >= 0)),
                 "loss": jnp.sum(jnp.where(mask, outputs["loss"], 0.0)),
                 "top1": jnp.sum(mask & (rank < 1)),
                 "top5": jnp.sum(mask & (rank < 5)),
@@ -71,10 +72,9 @@ class Evaluation:
         Raises:
             RunError: the stream did not hold every example once, or held none that can be used.
         """
-        pending, rows, bad = [], [], 0
+        pending, rows = [], []
         with jax.set_mesh(self.mesh), stream.iterate(0, len(stream)) as batches:
             for batch in batches:
-                bad += len(batches.skipped)
                 skipped(batches.skipped)
                 sums, row = self.evaluate_batch(params, batch)
                 pending.append(sums)
@@ -87,10 +87,11 @@ class Evaluation:
             k: float(np.sum([np.float64(s[k]) for s in jax.device_get(pending)]))
             for k in pending[0]
         }
-        if totals["count"] + bad != stream.examples:
+        bad = int(totals["bad"])
+        if (seen := int(totals["count"]) + bad) != stream.examples:
             raise config.RunError(
-                f"evaluation saw {totals['count']:.0f} examples of {stream.examples}; this is a "
-                "defect of the input pipeline, please report it."
+                f"evaluation saw {seen} examples of {stream.examples}; this is a defect of the "
+                "input pipeline, please report it."
             )
         if not totals["count"]:
             raise config.RunError(f"none of the {bad} examples to evaluate can be used.")

@@ -7,6 +7,7 @@ import importlib
 
 _HOME = {
     "Log": "log",
+    "Silent": "log",
     "open": "log",
     "Pace": "pace",
     "Progress": "progress",

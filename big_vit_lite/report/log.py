@@ -141,6 +141,31 @@ class Log:
         return run
 
 
+class Silent(Log):
+    """The Log of a process that leaves files and lines to the first one: all its methods pass."""
+
+    def __init__(self, workdir: str | Path):
+        self.workdir = Path(workdir)
+
+    def resume(self, step: int) -> None:
+        pass
+
+    def row(self, step: int, values: Mapping[str, float]) -> None:
+        pass
+
+    def progress(self, step: int) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def _import_wandb() -> Any:
     try:
         return importlib.import_module("wandb")

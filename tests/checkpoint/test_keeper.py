@@ -112,7 +112,7 @@ def test_older_ones_go_only_when_the_new_one_stands(tmp_path, monkeypatch):
         with pytest.raises(RunError):
             keeper.wait()
         assert keeper.steps == (1,)
-        assert [path.name for path in tmp_path.iterdir()] == ["1"]
+        assert [path.name for path in tmp_path.glob("[!.]*")] == ["1"]
 
 
 def _fail():
@@ -149,7 +149,7 @@ def test_arrays_that_cannot_be_written_are_one_sentence(tmp_path, caplog):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert "\n" not in str(error.value)
-        assert list(tmp_path.iterdir()) == []
+        assert list(tmp_path.glob("[!.]*")) == []
         keeper.save(2, state, META)
     assert keeper.latest == 2
     assert [record.message for record in caplog.records if record.exc_info] == []
@@ -189,7 +189,7 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path):
     (tmp_path / "7.txt").write_text("mine")
     with Keeper(tmp_path) as keeper:
         assert keeper.steps == (1,)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "7.txt", "notes"]
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["1", "7.txt", "notes"]
 
 
 def test_step_that_stands_is_not_written_again(tmp_path):
