@@ -294,7 +294,14 @@ def damaged(draw):
 
 
 CHAIN = transforms.parse("decode(exif=True)|resize_small(8)|central_crop(8)|flip")
-TEXTS = ("decode", "decode(channels=1)", "decode(exif=True)")
+TEXTS = (
+    "decode",
+    "decode(channels=1)",
+    "decode(exif=True)",
+    "decode|random_resized_crop(2, rule='torchvision')",
+    "decode(1, approximate=True)|resize(3)",
+    "decode(approximate=True)|resize_small(2)",
+)
 DECODES = [transforms.parse(text) for text in TEXTS]
 
 
