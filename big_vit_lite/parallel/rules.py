@@ -10,6 +10,7 @@ import re
 import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 
 MIN_FSDP_SIZE = 2**14
 """Leaves below this many elements stay whole: gathering them costs more than holding them."""
@@ -53,6 +54,41 @@ def leaf_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
         if free:
             spec[max(free, key=lambda i: shape[i])] = "fsdp"
     return P(*spec)
+
+
+def gather_weights(params, dtype: DTypeLike, depth: int | None = None):
+    """The parameters of one block, whole along fsdp and kernels in the type they are computed in.
+
+    Called where a block begins, so that each device gathers one block's weights in half the bytes,
+    and gathers them again for the backward pass under remat. Left to itself XLA moves pieces of
+    them around the ring beside each matrix product: for a ViT-B/16 on 16 v5e, 1.6 times the bytes
+    and 4 % more memory. It changes no number: layers cast their kernels in any case.
+
+    Args:
+        depth: of the stack that the block was sliced from, None where layers stand side by side.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+
+    def gather(path, weight):
+        name = f"encoderblock/{path_name(path)}"
+        if depth is None:
+            spec = leaf_spec(name.replace("/", "_0/", 1), weight.shape, mesh)
+        else:
+            spec = leaf_spec(name, (depth, *weight.shape), mesh)[1:]
+        if "fsdp" not in spec:
+            return weight
+        if name.endswith("/kernel"):
+            weight = weight.astype(dtype)
+        whole = P(*(None if axis == "fsdp" else axis for axis in spec))
+        return jax.lax.with_sharding_constraint(weight, whole)
+
+    return jax.tree.map_with_path(gather, params)
+
+
+def weights_are_split() -> bool:
+    """Whether the mesh that is set splits parameters over several devices."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and mesh.shape.get("fsdp", 1) > 1
 
 
 def state_shardings(abstract, mesh: Mesh):

@@ -1,6 +1,7 @@
 """A Transformer block and the stack of them, scanned or unrolled over depth."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float, Key
 from big_vit_lite.models.layers.attention import KEPT, Attention, rows
 from big_vit_lite.models.layers.noise import dropout, stochastic_depth
 from big_vit_lite.models.layers.norms import LayerNorm, LayerScale
-from big_vit_lite.parallel import constrain
+from big_vit_lite.parallel import constrain, gather_weights, weights_are_split
 
 Tokens = Float[Array, "b n d"]
 
@@ -137,7 +138,13 @@ class Encoder(nn.Module):
     def __call__(
         self, x: Tokens, key: Key[Array, ""] | None = None, capture: tuple[str, ...] = ()
     ) -> tuple[Tokens, dict[str, Array]]:
-        block = _rematerialised(self.remat, in_scan=self.scan)
+        block = Block
+        if weights_are_split() and not self.is_initializing():
+            gather = functools.partial(
+                gather_weights, dtype=self.spec.dtype, depth=self.depth if self.scan else None
+            )
+            block = nn.map_variables(Block, "params", trans_in_fn=gather)
+        block = _rematerialised(block, self.remat, in_scan=self.scan)
         keys, rates = self._noise(key)
         if self.scan:
             stack = nn.scan(
@@ -169,9 +176,9 @@ class Encoder(nn.Module):
         return keys, jnp.asarray(rates, jnp.float32)
 
 
-def _rematerialised(remat: str, in_scan: bool) -> type[nn.Module]:
+def _rematerialised(block: type[nn.Module], remat: str, in_scan: bool) -> type[nn.Module]:
     if remat == "none":
-        return Block
+        return block
     keep = jax.checkpoint_policies
     dots = keep.save_from_both_policies(
         keep.dots_with_no_batch_dims_saveable, keep.save_only_these_names(KEPT)
@@ -179,4 +186,4 @@ def _rematerialised(remat: str, in_scan: bool) -> type[nn.Module]:
     policies = {"dots": dots, "full": None}
     # A scan's body is compiled apart, so that the barriers against common subexpressions, which
     # cost time, have nothing to prevent there.
-    return nn.remat(Block, policy=policies[remat], prevent_cse=not in_scan)
+    return nn.remat(block, policy=policies[remat], prevent_cse=not in_scan)
