@@ -30,11 +30,14 @@ def is_url(path: str) -> bool:
 
 def is_pattern(path: str) -> bool:
     """Whether the path stands for several: {00000..00099}, {a,b}, * or ?."""
-    return any(mark in path for mark in "{*?") and not _is_there(path)
+    if not is_url(path) and os.path.exists(path):
+        return False
+    return "{" in path or _has_wildcard(path)
 
 
-def _is_there(path: str) -> bool:
-    return not is_url(path) and os.path.exists(path)
+def _has_wildcard(path: str) -> bool:
+    marks = "*" if path.startswith(("http://", "https://")) else "*?"  # there ? begins a query
+    return any(mark in path for mark in marks)
 
 
 def normal(path: str) -> str:
@@ -164,7 +167,7 @@ def expand(pattern: str) -> list[str]:
     if match := _BRACES.search(pattern):
         before, after = pattern[: match.start()], pattern[match.end() :]
         return [path for part in _parts(match[1]) for path in expand(before + part + after)]
-    if not any(mark in pattern for mark in "*?["):
+    if not _has_wildcard(pattern):
         return [pattern]
     if not is_url(pattern):
         return sorted(local_glob.glob(pattern))

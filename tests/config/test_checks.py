@@ -106,6 +106,28 @@ def test_missing_data_is_one_sentence(values, tmp_path):
     )
 
 
+@pytest.mark.parametrize("source", ["arrayrecord", "parquet", "table", "tar", "tfds"])
+def test_files_of_every_source_are_looked_for(values, tmp_path, source):
+    def options(path, **more):
+        split = {"source": source, "path": path, "transform": "decode|to_size(8)", **more}
+        return {f"data.train.{key}": str(value) for key, value in split.items()}
+
+    def lines(path, **more):
+        return lines_of(values, options(path, **more))
+
+    for path in (tmp_path, tmp_path / "{00..10}.tar", "gs://b/*.tar"):
+        config.load(values, options(path), checks.STATIC)
+    (line,) = lines(tmp_path / "no.tar")
+    assert line.startswith(f'data.train.path = "{tmp_path}/no.tar": is not there; put the data')
+    (line,) = lines(tmp_path / "no" / "{00..10}.tar")
+    assert "is not there" in line
+    (line,) = lines(tmp_path, class_names=tmp_path / "names")
+    assert line == (
+        f'data.train.class_names = "{tmp_path}/names": is not there; give a text file with one '
+        "class name a line"
+    )
+
+
 def test_devices_join_the_list(values):
     more = [checks.devices(lambda run: 3)]
     assert lines_of(values, {"optim.lr": "0"}, more) == [

@@ -91,6 +91,13 @@ def test_a_file_whose_name_looks_like_a_pattern_is_itself(tmp_path):
     assert not files.is_pattern(str(path))
 
 
+def test_the_query_of_an_address_is_no_pattern():
+    signed = "https://host/train.tar?token=a"
+    assert not files.is_pattern(signed)
+    assert files.expand(signed) == [signed]
+    assert files.is_pattern("gs://b/train-0000?.tar") and files.is_pattern("https://h/{0..1}.tar")
+
+
 def test_a_fingerprint_changes_with_the_file(tree):
     path = files.join(tree, "a.bin")
     before = files.fingerprint(path)
