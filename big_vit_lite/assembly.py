@@ -30,6 +30,29 @@ def assemble(run: config.Run) -> Parts:
     parallel.start(run.deterministic)
     mesh = parallel.make_mesh(run.mesh)
     batches = data.train_stream(run.data, run.seed, mesh)
+    parts = assemble_step(run, mesh, batches)
+    evaluations = evals.build(run, parts.task, mesh, batches, parts.steps)
+    for evaluation in evaluations:  # now, not hours later at the first evaluation
+        height, width, channels = evaluation.stream.spec["image"].shape[1:]
+        if channels != run.model.channels:
+            raise config.InputError(
+                f"evaluation {evaluation.name} has images of {channels} channels and the model "
+                f"{run.model.channels}; its transform wants decode(channels={run.model.channels})."
+            )
+        patch_grid((height, width), parts.model.patch, parts.model.patch_stride)
+    return parts._replace(evaluations=evaluations)
+
+
+def assemble_step(run: config.Run, mesh: Mesh, batches: Any) -> Parts:
+    """Builds what the training step is made of, and no evaluations.
+
+    Args:
+        mesh: of devices that may be anywhere: a plan's are on no machine.
+        batches: with `spec`, `class_names` and `examples`, as `data.train_stream` has them.
+
+    Raises:
+        InputError: batches that the run cannot learn from.
+    """
     check_keys(batches.spec)
     steps = config.total_steps(run, batches.examples)
     image_shape = batches.spec["image"].shape[1:]
@@ -43,16 +66,7 @@ def assemble(run: config.Run) -> Parts:
         )
     model = models.build_model(run.model, image_shape, classes, platform)
     task = tasks.build(run, model)
-    evaluations = evals.build(run, task, mesh, batches, steps)
-    for evaluation in evaluations:  # now, not hours later at the first evaluation
-        height, width, channels = evaluation.stream.spec["image"].shape[1:]
-        if channels != run.model.channels:
-            raise config.InputError(
-                f"evaluation {evaluation.name} has images of {channels} channels and the model "
-                f"{run.model.channels}; its transform wants decode(channels={run.model.channels})."
-            )
-        patch_grid((height, width), model.patch, model.patch_stride)
-    return Parts(run, mesh, batches, steps, model, task, evaluations)
+    return Parts(run, mesh, batches, steps, model, task, evaluations=[])
 
 
 def check_keys(spec: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ _HOME = {
     "path_name": "rules",
     "weights_are_split": "rules",
     "Training": "training",
+    "abstract_state": "training",
     "compile_training": "training",
     "shard_bytes": "training",
     "start": "runtime",

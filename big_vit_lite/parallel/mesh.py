@@ -24,10 +24,12 @@ def make_mesh(
 ) -> Mesh:
     """A mesh over `devices` (default: all) with axes data, fsdp and tensor.
 
-    One size may be -1: it takes what the others leave.
+    One size may be -1: it takes what the others leave. Of several TPU slices the data axis is the
+    one that spans them: gradients, once a step, are all that crosses the slow network between.
 
     Raises:
-        InputError: the sizes do not multiply to the number of devices.
+        InputError: the sizes do not multiply to the number of devices, or data does not divide by
+            the slices.
     """
     sizes = sizes or config.Mesh()
     devices = jax.devices() if devices is None else list(devices)
@@ -41,7 +43,20 @@ def make_mesh(
             f"mesh: data={sizes.data} x fsdp={sizes.fsdp} x tensor={sizes.tensor} does not make "
             f"{len(devices)} devices; choose sizes whose product is {len(devices)}, or -1 for one."
         )
-    return jax.make_mesh(tuple(shape), AXES, devices=devices, axis_types=(AxisType.Auto,) * 3)
+    types = (AxisType.Auto,) * 3
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(tuple(shape), AXES, devices=devices, axis_types=types)
+    if shape[0] % slices:
+        raise config.InputError(
+            f"mesh: data={shape[0]} does not divide by the {slices} slices, between which only "
+            f"`data` may split; set --config.mesh.data={slices} or a multiple of it."
+        )
+    from jax.experimental.mesh_utils import create_hybrid_device_mesh
+
+    within = (shape[0] // slices, *shape[1:])
+    grid = create_hybrid_device_mesh(within, (slices, 1, 1), devices=devices)
+    return Mesh(grid, AXES, axis_types=types)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -131,6 +131,13 @@ def make_functions(task: Task, optimizer: Optimizer, seed: int):
     return init, step
 
 
+def abstract_state(task: Task, optimizer: Optimizer, mesh: Mesh, seed: int = 0) -> State:
+    """Shapes, types and shardings of a training state, of which nothing exists yet."""
+    init, _ = make_functions(task, optimizer, seed)
+    # Outside set_mesh: initialisation traces a batch of one image, which does not divide.
+    return with_shardings(jax.eval_shape(init), mesh)
+
+
 def compile_training(
     task: Task, optimizer: Optimizer, mesh: Mesh, batch: dict[str, jax.ShapeDtypeStruct], seed: int
 ) -> Training:
@@ -142,9 +149,8 @@ def compile_training(
     Returns:
         Training. Initial values are the same on every mesh; no device ever holds the whole state.
     """
-    init, step = make_functions(task, optimizer, seed)
-    # Outside set_mesh: initialisation traces a batch of one image, which does not divide.
-    abstract = with_shardings(jax.eval_shape(init), mesh)
+    _, step = make_functions(task, optimizer, seed)
+    abstract = abstract_state(task, optimizer, mesh, seed)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     with jax.set_mesh(mesh):
         compiled = (

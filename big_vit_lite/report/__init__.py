@@ -8,6 +8,7 @@ import importlib
 _HOME = {
     "Log": "log",
     "Silent": "log",
+    "Watchdog": "watchdog",
     "open": "log",
     "Pace": "pace",
     "Progress": "progress",
@@ -15,7 +16,9 @@ _HOME = {
     "curves": "figures",
     "forward_flops": "flops",
     "train_flops": "flops",
+    "capacity": "hardware",
     "memory_peak": "hardware",
+    "peaks": "hardware",
     "peak_flops": "hardware",
     "parameter_table": "table",
     "read_rows": "rows",

@@ -1,0 +1,84 @@
+"""What batches of a run look like, from its data where they are here, else from its config."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from big_vit_lite import checks, data, parallel
+from big_vit_lite.config import InputError, Run
+
+IMAGENET_CLASSES, IMAGENET_EXAMPLES = 1000, 1_281_167
+
+
+class Batches(NamedTuple):
+    """As much of a stream as compiling a step asks for.
+
+    Attributes:
+        spec: {key: jax.ShapeDtypeStruct} of a global batch, with shardings.
+        assumed: what was not known, in sentences.
+    """
+
+    spec: dict[str, Any]
+    class_names: tuple[str, ...]
+    examples: int
+    assumed: tuple[str, ...] = ()
+
+
+def describe(run: Run, mesh: Mesh) -> Batches:
+    """The batches of a run; files that are on this machine are opened, others never.
+
+    Raises:
+        InputError: data that are here and cannot be used, or images whose size only files tell.
+    """
+    sharding = parallel.batch_sharding(mesh)
+    if _is_here(run):
+        # Without the mesh: none of its devices need be here, and no row is read.
+        stream = data.train_stream(run.data, run.seed)
+        spec = {
+            key: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+            for key, x in stream.spec.items()
+        }
+        return Batches(spec, stream.class_names, stream.examples)
+    split = run.data.train
+    transform = data.transforms.parse(split.transform, "data.train.transform")
+    shapes = dict(transform.specs())
+    for key, (shape, _) in shapes.items():
+        if None in shape:
+            raise InputError(
+                f"data.train.transform leaves the size of {key} to the files, which are not here; "
+                "end it with to_size(224), say, or plan where the data are."
+            )
+    if not split.text or split.label_key:
+        shapes["label"] = ((), np.int32)
+    rows = run.data.batch_size
+    spec = {
+        key: jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=sharding)
+        for key, (shape, dtype) in shapes.items()
+    }
+    assumed = []
+    classes = run.model.classes
+    if classes is None:
+        classes = IMAGENET_CLASSES
+        assumed.append(
+            f"{classes:,} classes, as {split.path} was not read; or --config.model.classes=N"
+        )
+    if run.epochs is not None:
+        assumed.append(
+            f"{IMAGENET_EXAMPLES:,} examples in an epoch, which only sets learning rates"
+        )
+    return Batches(spec, ("",) * classes, IMAGENET_EXAMPLES, tuple(assumed))
+
+
+def _is_here(run: Run) -> bool:
+    """Whether all that trains lies on this machine."""
+    for split in (run.data.train, *run.data.mix.values()):
+        if split.source in ("digits", "synthetic"):
+            continue
+        if not split.path or "://" in split.path:
+            return False
+    missing = {fault.key for fault in checks.paths(run)}
+    return not any(key.startswith(("data.train", "data.mix")) for key in missing)
