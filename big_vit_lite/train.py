@@ -15,7 +15,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from big_vit_lite import assembly, checkpoint, checks, config, data, evals, optim, parallel, report
+from big_vit_lite import (
+    assembly,
+    checkpoint,
+    checks,
+    config,
+    data,
+    evals,
+    optim,
+    parallel,
+    plan,
+    report,
+)
 
 STOPPED = 3
 """Exit code after a signal and a save. 0: done, 1: the run failed, 2: wrong input."""
@@ -87,10 +98,15 @@ def loop(parts, state, training, keeper, log, stop, meta) -> tuple[dict[str, flo
     # A signal does not wait for evaluations: those it skipped are made up for here.
     evaluate(first, [e for e in parts.evaluations if e.name in meta.get("skipped", ())])
     stopping = False
-    with profile, parts.batches.iterate(first, steps) as batches:
+    with open_watchdog(parts) as watchdog, profile, parts.batches.iterate(first, steps) as batches:
         for step in range(first + 1, steps + 1):
             profile.before(step)
-            state, metrics = training.step(state, next(batches))
+            if step > first + 1:
+                watchdog.expect(f"the batch of step {step}")
+            batch = next(batches)
+            if step > first + 1:
+                watchdog.expect(f"step {step}")
+            state, metrics = training.step(state, batch)
             pace.step(batches.wait_s)
             known = votes.add(step, bool(stop), batches.skipped)
             if step == first + 1:
@@ -109,8 +125,11 @@ def loop(parts, state, training, keeper, log, stop, meta) -> tuple[dict[str, flo
                 if finished % log_every == 0 or finished in (1, steps):
                     log.row(finished, train_row(parts, finished, numbers, skips) | pace.read())
             with pace.pause():
+                if due:
+                    watchdog.expect(f"the evaluations of step {step}", patience=10)
                 found = {} if skipped else evaluate(step, due)
                 if save:
+                    watchdog.expect(f"the save of step {step}")
                     log.flush()  # a checkpoint never knows of steps that metrics.jsonl does not
                     said = describe_run(parts, step, began, results) | {
                         "skipped": skipped,
@@ -222,6 +241,12 @@ def open_log(parts, workdir: Path):
     )
 
 
+def open_watchdog(parts):
+    """What tells of a run that stands still, in every process of it."""
+    name = f" of process {jax.process_index()}" if parallel.several() else ""
+    return report.Watchdog(parts.run.report.watchdog_s, name)
+
+
 def open_pace(parts):
     """The speedometer of a run."""
     return report.Pace(
@@ -290,14 +315,24 @@ def dated_folder(run: config.Run) -> Path:
 def main(argv: list[str] | None = None) -> int:
     """The command."""
 
+    argv = sys.argv[1:] if argv is None else argv
+    if "--dry_run" in argv:
+        return config.exit_code(plan.main, argv)
+
+    def begin(extras: dict[str, Any]) -> None:
+        for name in ("topology", "json"):
+            if name in extras:
+                raise config.InputError(f"--{name} goes with --dry_run, which trains nothing.")
+        parallel.join(extras)
+
     def command() -> int:
         line = config.command_line(
-            sys.argv[1:] if argv is None else argv,
+            argv,
             program="python -m big_vit_lite.train",
             about="Trains a model; goes on with the run that --workdir holds, if any.",
-            options=parallel.OPTIONS,
+            options=(*parallel.OPTIONS, *plan.OPTIONS),
             checks=(*checks.STATIC, checks.devices(assembly.count_devices)),
-            begin=parallel.join,
+            begin=begin,
         )
         workdir = line.workdir or Path(
             parallel.by_first("workdir", lambda: str(dated_folder(line.run)))

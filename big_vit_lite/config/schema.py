@@ -260,6 +260,10 @@ class Report(Section):
     profile: tuple[Annotated[int, Field(ge=0)], Natural] | None = None
     """(first, end): steps to trace into WORKDIR/profile, to be opened in Perfetto or XProf;
     after the first few, which compile. none: no trace."""
+    watchdog_s: float | None = Field(300.0, gt=0)
+    """Seconds after which a batch, a step or a save that does not come is told of, with the stacks
+    of all threads; an evaluation has ten times as long. The first step, which compiles, takes as
+    long as it takes. none: nothing is told."""
 
 
 class Run(Section):

@@ -1,0 +1,168 @@
+"""Two processes train what one does, and checkpoints go from any number of them to any other."""
+
+import json
+import textwrap
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import several
+from PIL import Image
+
+from big_vit_lite import checkpoint
+from big_vit_lite.checkpoint import arrays
+from big_vit_lite.config import InputError
+from big_vit_lite.parallel import cluster
+from big_vit_lite.train import main
+
+QUICKSTART = str(several.ROOT / "configs" / "quickstart.py:tiny")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """48 images of three classes, of which one cannot be read."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for i in range(48):
+        path = folder / "abc"[i % 3] / f"{i:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:60])
+    return folder
+
+
+def options(images, workdir, steps, *more):
+    splits = [
+        f"--config.data.{split}.{field}"
+        for split in ("train", "val")
+        for field in ("source=folder", f"path={images}", "part=", "transform=decode(channels=1)")
+    ]
+    return ["--config", QUICKSTART, "--workdir", str(workdir), f"--config.steps={steps}", *splits,
+            "--config.data.batch_size=16", "--config.report.every=1", "--config.evals.val.every=2",
+            "--config.optim.schedule=constant", "--config.optim.warmup=0", "--config.optim.ema=0.9",
+            "--config.model.dropout=0.1", "--config.task.mixup=0.3", *more]  # fmt: skip
+
+
+def rows(workdir):
+    lines = (Path(workdir) / "metrics.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if not k.startswith(("speed/", "memory/"))}
+        for line in lines
+    ]
+
+
+def stored(directory):
+    directory = checkpoint.find(directory)
+    wanted = {
+        name: jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype))
+        for name, (dtype, shape) in checkpoint.read_meta(directory)["arrays"].items()
+    }
+    return {name: np.asarray(x) for name, x in arrays.load(directory, wanted).items()}
+
+
+# Saves again, from two processes onto another mesh, what a run has saved.
+AGAIN = """
+    import sys
+    source, target, *where = sys.argv[1:]
+    import jax
+    from big_vit_lite import checkpoint, config, parallel
+    from big_vit_lite.checkpoint import meta, tree
+
+    given = dict(zip(where[::2], where[1::2]))
+    parallel.join({"coordinator": given["--coordinator"], "processes": 2,
+                   "process": int(given["--process"])})
+    assert (jax.process_count(), jax.device_count()) == (2, 4)
+    mesh = parallel.make_mesh(config.Mesh(data=1, fsdp=2, tensor=2))
+    listing = meta.arrays(checkpoint.read_meta(source))
+    abstract = {k: jax.ShapeDtypeStruct(shape, dtype) for k, (dtype, shape) in listing.items()}
+    abstract = parallel.with_shardings(abstract, mesh)
+    with checkpoint.Keeper(source) as keeper:
+        state, said = keeper.restore(abstract)
+    assert any(not leaf.is_fully_replicated for leaf in state.values())
+    with checkpoint.Keeper(target) as keeper:
+        keeper.save(said["step"], state, {"config": said["config"]})
+"""
+
+
+def test_two_processes_train_evaluate_and_resume_as_one(images, tmp_path):
+    assert main(options(images, tmp_path / "one", 6)) == 0
+    workdir, said = tmp_path / "two", tmp_path / "output"
+    two = several.start(
+        "big_vit_lite.train", 2, 4, said, *options(images, workdir, 2, "--config.mesh.fsdp=2")
+    )
+    assert several.wait(two) == [0, 0], several.output(said, 0) + several.output(said, 1)
+    # One of everything, and the second process writes and says nothing.
+    assert len(list((workdir / "tensorboard").iterdir())) == 1
+    assert (workdir / "config.json").is_file() and (workdir / "curve.png").is_file()
+    assert "done: " in several.output(said, 0) and several.output(said, 1) == ""
+    for ours, theirs in zip(rows(workdir), rows(tmp_path / "one"), strict=False):
+        assert ours.keys() == theirs.keys()
+        assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-6)
+    assert rows(workdir)[-1]["val/bad_examples"] == 1
+
+    script = tmp_path / "again.py"
+    script.write_text(textwrap.dedent(AGAIN))
+    again = several.start(
+        script, 2, 2, said, workdir / "checkpoints", tmp_path / "again" / "checkpoints"
+    )
+    assert several.wait(again) == [0, 0], several.output(said, 0) + several.output(said, 1)
+    first, second = stored(workdir), stored(tmp_path / "again")
+    assert first.keys() == second.keys() and len(first) > 100
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+    assert main(options(images, workdir, 4, "--config.mesh.data=8")) == 0  # here: one with 8
+    more = ("--config.mesh.fsdp=4", "--config.mesh.data=1")
+    two = several.start("big_vit_lite.train", 2, 2, said, *options(images, workdir, 6, *more))
+    assert several.wait(two) == [0, 0], several.output(said, 0) + several.output(said, 1)
+    assert [row["step"] for row in rows(workdir)] == list(range(1, 7))
+    for ours, theirs in zip(rows(workdir), rows(tmp_path / "one"), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
+    bad = checkpoint.read_meta(workdir)["bad_examples"]
+    assert bad == checkpoint.read_meta(tmp_path / "one")["bad_examples"] and bad["count"] == 1
+
+
+def test_place_is_taken_from_options_then_environment_then_slurm(monkeypatch):
+    by_hand = {"coordinator": "10.0.0.1:8476", "processes": 4, "process": 3}
+    assert cluster.find_place(by_hand, {}) == ("10.0.0.1:8476", 4, 3, None)
+    environment = {
+        "JAX_COORDINATOR_ADDRESS": "a-0.a:1234",
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_PROCESS_ID": "1",
+    }
+    assert cluster.find_place({}, environment) == ("a-0.a:1234", 2, 1, None)
+    assert cluster.find_place({"process": 0}, environment)[2] == 0
+    assert cluster.find_place({}, {}) is None
+    slurm = {"JOB_ID": "77", "STEP_NODELIST": "node[07-08]", "NTASKS": "2", "PROCID": "1",
+             "LOCALID": "0", "STEP_NUM_NODES": "2"}  # fmt: skip
+    for name, value in slurm.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert cluster.find_place({}, {}) == ("node07:61517", 2, 1, None)  # all devices of the node
+    assert cluster.find_place({"coordinator": "x:1"}, {}) == ("x:1", 2, 1, None)
+    monkeypatch.setenv("SLURM_NTASKS", "16")
+    monkeypatch.setenv("SLURM_LOCALID", "5")
+    assert cluster.find_place({}, {}).devices == [5]  # eight tasks a node: one device each
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    assert cluster.find_place({}, {}) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--coordinator", "10.0.0.1"], "--coordinator"),
+        (["--processes", "2"], "there is --processes 2, but no --coordinator and no --process:"),
+        (["--process", "-1"], "wants this process's own number, from 0 on"),
+        (["--coordinator", "a:1", "--processes", "2", "--process", "2"],
+         "--process 2 is not among the 2 processes, which are counted from 0 to 1"),
+    ],
+)  # fmt: skip
+def test_a_place_half_told_is_one_sentence(arguments, text, tmp_path, capsys):
+    assert main(["--config", QUICKSTART, "--workdir", str(tmp_path), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert text in error and "Traceback" not in error
+
+
+def test_a_wrong_variable_is_named():
+    with pytest.raises(InputError, match=r'\$JAX_NUM_PROCESSES = "two": wants a whole number'):
+        cluster.find_place({}, {"JAX_NUM_PROCESSES": "two"})
