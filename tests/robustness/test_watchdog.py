@@ -24,7 +24,8 @@ def test_a_stalled_source_is_told_of_with_its_step_and_stacks(tmp_path, monkeypa
         return original(batches)
 
     monkeypatch.setattr(Prefetched, "_wait", wait)
-    arguments = ["--config", QUICKSTART, "--workdir", str(tmp_path), "--config.steps=5"]
+    arguments = ["--config", QUICKSTART, "--workdir", str(tmp_path), "--config.steps=5",
+                 "--config.model.depth=1"]  # fmt: skip
     assert main([*arguments, "--config.report.watchdog_s=0.5", "--config.evals={}"]) == 0
     said = capfd.readouterr().err
     told = [line for line in said.splitlines() if line.startswith("watchdog: nothing has moved")]
