@@ -67,9 +67,7 @@ def describe(run: Run, mesh: Mesh) -> Batches:
             f"{classes:,} classes, as {split.path} was not read; or --config.model.classes=N"
         )
     if run.epochs is not None:
-        assumed.append(
-            f"{IMAGENET_EXAMPLES:,} examples in an epoch, which only sets learning rates"
-        )
+        assumed.append(f"{IMAGENET_EXAMPLES:,} examples an epoch, which sets learning rates only")
     return Batches(spec, ("",) * classes, IMAGENET_EXAMPLES, tuple(assumed))
 
 

@@ -150,6 +150,8 @@ _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call",
     "conditional", "after-all", "opt-barrier", "partition-id", "replica-id", "iota",
 }  # fmt: skip
+# Custom calls that name memory and move nothing.
+_UNTOUCHED = re.compile(r'custom_call_target="(AllocateBuffer|ConcatBitcast|AsyncCollective)')
 _SLICES = ("dynamic-slice", "slice", "gather")
 
 
@@ -172,7 +174,7 @@ def memory_traffic(program: Program) -> int:
 
 def _touched(instruction: Instruction, computation: Computation, program: Program) -> int:
     opcode = instruction.opcode
-    if opcode in _FREE or opcode.endswith("-done"):
+    if opcode in _FREE or opcode.endswith("-done") or _UNTOUCHED.search(instruction.attributes):
         return 0
     operands = [computation.instructions.get(name) for name in instruction.operands]
     read = [operand.memory_bytes if operand else 0 for operand in operands]
@@ -194,20 +196,45 @@ def _fusion_touched(fusion: Instruction, read: list[int], program: Program) -> i
     if body is None:
         return sum(read) + fusion.memory_bytes
     total, written = 0, fusion.memory_bytes
-    for instruction in body.instructions.values():
-        if instruction.opcode != "parameter":
-            continue
-        index = int(instruction.inside)
+    for parameter in _parameters(body):
+        index = int(parameter.inside)
         whole = read[index] if index < len(read) else 0
-        uses = _uses(instruction, body)
-        if uses and all(use.opcode in _SLICES for use in uses):
-            total += min(whole, sum(use.bytes for use in uses))
-        elif uses and all(_updates(use, instruction, body) for use in uses):
+        uses = _uses(parameter, body)
+        if uses and all(_updates(use, parameter, body) for use in uses):
             updates = sum(body.instructions[use.operands[1]].bytes for use in uses)
             written -= min(written, max(0, whole - updates))  # in place: only the update
         else:
-            total += whole
+            total += min(whole, _read_inside(parameter, body, program, whole))
     return total + written
+
+
+def _read_inside(parameter: Instruction, body: Computation, program: Program, whole: int) -> int:
+    """Bytes that a fusion reads of one operand: what it slices, or all."""
+    total = 0
+    for use in _uses(parameter, body):
+        if use.opcode in _SLICES:
+            total += use.bytes
+        elif use.opcode == "fusion":  # one within the other
+            inner = program.computations.get(next(iter(use.called()), ""))
+            for nested in _parameters(inner) if inner else ():
+                if use.operands[int(nested.inside)] in _aliases(parameter, body):
+                    total += _read_inside(nested, inner, program, whole)
+        else:
+            return whole
+    return total
+
+
+def _parameters(body: Computation) -> list[Instruction]:
+    return [i for i in body.instructions.values() if i.opcode == "parameter"]
+
+
+def _aliases(instruction: Instruction, body: Computation) -> set[str]:
+    """Names of an instruction and of its bitcasts."""
+    names = {instruction.name}
+    for use in body.users[instruction.name]:
+        if use.opcode == "bitcast":
+            names |= _aliases(use, body)
+    return names
 
 
 def _uses(instruction: Instruction, body: Computation) -> list[Instruction]:

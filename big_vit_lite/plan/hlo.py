@@ -16,7 +16,7 @@ BYTES = {
     "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16,
 }  # fmt: skip
 _ARRAY = re.compile(r"\b([a-z]+[0-9]*[a-z0-9]*)\[([\d,]*)\](\{[^}]*\})?")
-_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) .*\{")
+_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\) -> .*\{$")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.-]+) = (.*)")
 _OPCODE = re.compile(r"\s*([a-z][\w-]*)\(")
 _OPERAND = re.compile(r"%([\w.-]+)")
