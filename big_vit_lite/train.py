@@ -80,7 +80,8 @@ def loop(parts, state, training, keeper, log, stop, meta) -> tuple[dict[str, flo
     save_every, log_every = period(parts, run.checkpoint.every), period(parts, run.report.every)
     began = time.monotonic() - meta.get("wall_s", 0.0)
     results = dict(meta.get("results", {}))
-    watch, pace = LossWatch(parts.batches), open_pace(parts)
+    watch = LossWatch(parts.batches, run.optim.skip_nonfinite, log.say, meta.get("left_out"))
+    pace = open_pace(parts)
     profile = Profile(run.report.profile, log.workdir / "profile")
     skips = data.Skips(run.data.skip_limit, log.say, meta.get("bad_examples"))
     votes = parallel.Votes(parts.mesh)
@@ -119,7 +120,7 @@ def loop(parts, state, training, keeper, log, stop, meta) -> tuple[dict[str, flo
             save = stopping or step == steps or (save_every and step % save_every == 0)
             for said_at, skipped_then in known + (votes.flush() if save else []):
                 skips.add([data.Skipped(*example) for example in skipped_then], said_at)
-            # Nothing is evaluated or saved before all steps so far have been seen to be finite.
+            # Nothing is evaluated or saved before all updates so far have been seen to be finite.
             for finished, numbers in watch.add(step, metrics, wait=bool(due or save)):
                 log.progress(finished)
                 if finished % log_every == 0 or finished in (1, steps):
@@ -134,6 +135,7 @@ def loop(parts, state, training, keeper, log, stop, meta) -> tuple[dict[str, flo
                     said = describe_run(parts, step, began, results) | {
                         "skipped": skipped,
                         "bad_examples": skips.to_dict(),
+                        "left_out": watch.left_out,
                     }
                     keeper.save(step, assembly.to_stored(parts, state), said, found)
             if stopping:
@@ -167,11 +169,14 @@ class Profile:
 class LossWatch:
     """Reads each step's metrics when they are there, and refuses those that are not finite.
 
-    It stays one step behind, so that the device never waits for the host.
+    It stays one step behind, so that the device never waits for the host. Steps whose update the
+    step itself left out are counted: up to `limit` of them for NaN or infinity, and any number for
+    overflows of the loss scale, which is how that scale is found.
     """
 
-    def __init__(self, batches):
-        self.batches = batches
+    def __init__(self, batches, limit: int = 0, say=print, left_out: dict[str, int] | None = None):
+        self.batches, self.limit, self.say = batches, limit, say
+        self.left_out = {"nonfinite": 0, "overflow": 0} | (left_out or {})
         self.pending: deque[tuple[int, dict]] = deque()
 
     def add(self, step: int, metrics: dict, wait: bool) -> list[tuple[int, dict[str, float]]]:
@@ -181,7 +186,8 @@ class LossWatch:
             (step, metrics) of the steps that are finished: this one too if `wait`.
 
         Raises:
-            RunError: names the first step whose loss or gradient is not finite, and its examples.
+            RunError: names the first step whose loss or gradient is not finite beyond the limit,
+                and its examples.
         """
         self.pending.append((step, metrics))
         return [self._read() for _ in range(len(self.pending) - (0 if wait else 1))]
@@ -189,15 +195,33 @@ class LossWatch:
     def _read(self) -> tuple[int, dict[str, float]]:
         step, metrics = self.pending.popleft()
         metrics = {key: float(value) for key, value in jax.device_get(metrics).items()}
-        for key in ("loss", "grad_norm"):
-            if not np.isfinite(metrics[key]):
-                indices = ", ".join(map(str, self.batches.indices(step - 1)))
-                raise config.RunError(
-                    f"step {step}: {key} is {metrics[key]}; its batch holds the examples "
-                    f"[{indices}] of data.train. No state of this step or later is saved. Try a "
-                    "lower optim.lr, a longer optim.warmup, or optim.clip_norm=1.0."
-                )
+        faults = [key for key in ("loss", "grad_norm") if not np.isfinite(metrics[key])]
+        scaled, overflow = "overflow" in metrics, metrics.pop("overflow", 0)
+        self.left_out["overflow"] += int(overflow)
+        if faults and not overflow:
+            self._leave_out(step, f"step {step}: {faults[0]} is {metrics[faults[0]]}")
+        if self.limit:
+            metrics["skipped_updates"] = self.left_out["nonfinite"]
+        if scaled:
+            metrics["overflows"] = self.left_out["overflow"]
         return step, metrics
+
+    def _leave_out(self, step: int, what: str) -> None:
+        """Counts an update that was left out, or ends the run."""
+        known, limit = self.left_out["nonfinite"], self.limit
+        holds = f"its batch holds the examples [{self._examples(step)}] of data.train"
+        if known < limit:
+            self.left_out["nonfinite"] += 1
+            self.say(f"{what}; its update is left out ({known + 1} of at most {limit}); {holds}")
+            return
+        before = f", after {limit} updates left out, all that optim.skip_nonfinite allows"
+        raise config.RunError(
+            f"{what}{before if limit else ''}; {holds}. No state of this step or later is saved. "
+            "Try a lower optim.lr, a longer optim.warmup, or optim.clip_norm=1.0."
+        )
+
+    def _examples(self, step: int) -> str:
+        return ", ".join(map(str, self.batches.indices(step - 1)))
 
 
 def first_state(parts, keeper, training, last: int | None) -> tuple[dict, dict]:

@@ -217,6 +217,14 @@ class Optim(Section):
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay in a step of the averaged weights, which are evaluated beside the raw ones: 0.999
     averages over about 1,000 steps; none: no average, less memory."""
+    loss_scale: Literal["auto", "dynamic", "none"] = "auto"
+    """Whether gradients are computed of a multiple of the loss, so that small ones do not vanish
+    in float16: 2^15 at first, half after an overflow, whose update is left out, and twice after
+    2000 steps without one. auto: where model.dtype is float16."""
+    skip_nonfinite: int = Field(0, ge=0)
+    """Most updates that may be left out in the run because the loss or the gradient is NaN or
+    infinite. Each is logged with its examples; overflows of the loss scale do not count. 0: the
+    first one ends the run."""
 
 
 class Mesh(Section):

@@ -16,19 +16,26 @@ from big_vit_lite.optim.schedules import Schedule, make_schedule
 class Optimizer(NamedTuple):
     """An optax transformation with what the step and the report want to know besides.
 
-    `update` returns (updates, new state), to be added to the parameters.
+    `update` returns (updates, new state), to be added to the parameters. `lr` is a function of the
+    number of updates made, which is the step but for updates that were left out.
     """
 
     transformation: optax.GradientTransformation
     lr: Schedule
     accumulate: int
     ema: float | None
+    loss_scale: bool = False
+    skip_nonfinite: bool = False
 
     def init(self, params: Any) -> Any:
         return self.transformation.init(params)
 
     def update(self, grads: Any, opt_state: Any, params: Any) -> tuple[Any, Any]:
         return self.transformation.update(grads, opt_state, params)
+
+    def updates(self, opt_state: Any) -> jax.Array:
+        """How many updates were made."""
+        return opt_state[-1].count
 
 
 def is_all(factor: float | np.ndarray, value: float) -> bool:
@@ -105,4 +112,12 @@ def build(run: config.Run, params, steps: int, examples: int) -> Optimizer:
         parts.append(decay_weights(o.weight_decay, decay))
     parts.append(scale_by_tree(multipliers(params, o.lr_rules, "optim.lr_rules")))
     parts.append(optax.scale_by_learning_rate(lr))
-    return Optimizer(optax.chain(*parts), lr, o.accumulate, o.ema)
+    float16 = run.model.dtype == "float16"
+    return Optimizer(
+        optax.chain(*parts),
+        lr,
+        o.accumulate,
+        o.ema,
+        loss_scale=o.loss_scale == "dynamic" or (o.loss_scale == "auto" and float16),
+        skip_nonfinite=o.skip_nonfinite > 0,
+    )

@@ -1,8 +1,8 @@
 """The training step: gradient, update, average; jit-compiled over a mesh with the state donated.
 
-Everything is a pure function of (state, batch). The state is one dict: step, params, opt_state, and
-ema where an average is kept. Every random key is fold_in(fold_in(seed, step), purpose), so a step
-depends on nothing but the state and its batch.
+Everything is a pure function of (state, batch). The state is one dict: step, params, opt_state, ema
+where an average is kept, and loss_scale where float16 asks for it. Every random key is
+fold_in(fold_in(seed, step), purpose), so a step depends on nothing but the state and its batch.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from big_vit_lite.parallel import nonfinite
 from big_vit_lite.parallel.mesh import constrain, replicated
 from big_vit_lite.parallel.rules import with_shardings
 from big_vit_lite.parallel.runtime import compiler_options, return_freed_memory
@@ -36,10 +37,13 @@ class Optimizer(Protocol):
 
     accumulate: int
     ema: float | None
+    loss_scale: bool  # found anew as training goes, for float16
+    skip_nonfinite: bool  # updates are left out where loss or gradient is not finite
 
     def init(self, params: Any) -> Any: ...
     def update(self, grads: Any, opt_state: Any, params: Any) -> tuple[Any, Any]: ...
-    def lr(self, step: jax.Array) -> jax.Array: ...
+    def lr(self, updates: jax.Array) -> jax.Array: ...
+    def updates(self, opt_state: Any) -> jax.Array: ...
 
 
 class Training(NamedTuple):
@@ -51,17 +55,35 @@ class Training(NamedTuple):
     compiled: Any  # the step's jax.stages.Compiled: memory_analysis(), as_text()
 
 
-def gradients(task: Task, params, batch: Batch, key: jax.Array, accumulate: int):
+def gradients(
+    task: Task,
+    params,
+    batch: Batch,
+    key: jax.Array,
+    accumulate: int,
+    scale: jax.Array | float = 1.0,
+):
     """Loss, metrics and gradients of the mean over a batch, in `accumulate` equal parts.
+
+    Gradients are computed of `scale` times the loss, and divided by it.
 
     Losses that are means over examples give the whole batch's gradient to rounding. Part j takes
     rows j, j + accumulate, ...: every device then holds an equal share of each part, and nothing
     moves between devices.
     """
-    value_and_grad = jax.value_and_grad(task.loss, has_aux=True)
+
+    def scaled_loss(params, batch, key):
+        loss, metrics = task.loss(params, batch, key)
+        return loss * scale, (loss, metrics)
+
+    def value_and_grad(params, batch, key):
+        (_, (loss, metrics)), grads = jax.value_and_grad(scaled_loss, has_aux=True)(
+            params, batch, key
+        )
+        return loss, metrics, jax.tree.map(lambda g: g / scale, grads)
+
     if accumulate == 1:
-        (loss, metrics), grads = value_and_grad(params, batch, key)
-        return loss, metrics, grads
+        return value_and_grad(params, batch, key)
     parts = jax.tree.map(
         lambda x: jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0), batch
     )
@@ -69,12 +91,11 @@ def gradients(task: Task, params, batch: Batch, key: jax.Array, accumulate: int)
     def add_part(total, part_and_index):
         part, index = part_and_index
         part = jax.tree.map(constrain, part)
-        (loss, metrics), grads = value_and_grad(params, part, jax.random.fold_in(key, index))
-        return jax.tree.map(jnp.add, total, (loss, metrics, grads)), None
+        found = value_and_grad(params, part, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, total, found), None
 
     shapes = jax.eval_shape(value_and_grad, params, jax.tree.map(lambda x: x[0], parts), key)
-    (loss, metrics), grads = shapes
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, metrics, grads))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     total, _ = jax.lax.scan(add_part, zeros, (parts, jnp.arange(accumulate)))
     return jax.tree.map(lambda x: x / accumulate, total)
 
@@ -95,6 +116,8 @@ def first_state(params, optimizer: Optimizer) -> State:
     }
     if optimizer.ema is not None:
         state["ema"] = jax.tree.map(jnp.copy, params)
+    if optimizer.loss_scale:
+        state["loss_scale"] = nonfinite.first_scale()
     return state
 
 
@@ -109,9 +132,16 @@ def make_functions(task: Task, optimizer: Optimizer, seed: int):
         key = jax.random.fold_in(jax.random.key(seed), state["step"])
         with jax.named_scope("prepare"):
             batch = task.prepare(batch, jax.random.fold_in(key, PREPARE))
+        scale = state["loss_scale"]["scale"] if optimizer.loss_scale else 1.0
         loss, metrics, grads = gradients(
-            task, params, batch, jax.random.fold_in(key, LOSS), optimizer.accumulate
+            task, params, batch, jax.random.fold_in(key, LOSS), optimizer.accumulate, scale
         )
+        metrics = metrics | {
+            "loss": loss,
+            "grad_norm": optax.tree.norm(grads),
+            "lr": optimizer.lr(optimizer.updates(state["opt_state"])),
+        }
+        finite = jnp.isfinite(loss) & jnp.isfinite(metrics["grad_norm"])
         with jax.named_scope("update"):
             updates, opt_state = optimizer.update(grads, state["opt_state"], params)
             new = {
@@ -121,11 +151,12 @@ def make_functions(task: Task, optimizer: Optimizer, seed: int):
             }
             if optimizer.ema is not None:
                 new["ema"] = average(state["ema"], new["params"], optimizer.ema, state["step"])
-        metrics = metrics | {
-            "loss": loss,
-            "grad_norm": optax.tree.norm(grads),
-            "lr": optimizer.lr(state["step"]),
-        }
+            if optimizer.loss_scale or optimizer.skip_nonfinite:
+                new = nonfinite.update_where(finite, new, state)
+        if optimizer.loss_scale:
+            new["loss_scale"] = nonfinite.next_scale(state["loss_scale"], finite)
+            metrics["loss_scale"] = scale
+            metrics["overflow"] = nonfinite.is_overflow(scale, loss, metrics["grad_norm"])
         return new, metrics
 
     return init, step
