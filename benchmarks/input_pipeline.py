@@ -6,7 +6,8 @@
 Every side decodes JPEGs, crops at random to 224x224, flips and makes batches of 256 on as many
 threads or workers, in a process of its own. The sides take turns, so that whatever else the machine
 does falls on all; rates are medians of the turns and ratios are medians over the turns, each with
-the other side's turn of the same round. Then come facts of this package alone. What each side does
+the other side's turn of the same round. Processor time is told beside it: it suffers less from
+whatever else runs. Then come facts of this package alone. What each side does
 is written in benchmarks/pipeline/. Photographs are WebDataset tars with KEY.jpg and KEY.txt.
 """
 
@@ -51,7 +52,7 @@ class Side:
     """A side's process, from the outside."""
 
     def __init__(self, name: str, python: str, script: str, data: str, variant: str, options):
-        self.name, self.seconds = name, []
+        self.name, self.seconds, self.cpu = name, [], []
         command = [python, str(HERE / script), "--data", data, "--variant", variant]
         command += ["--batch", str(options.batch), "--batches", str(options.batches)]
         command += ["--threads", str(options.threads)]
@@ -77,7 +78,9 @@ class Side:
     def measure(self) -> None:
         """One turn of batches."""
         print(file=self.process.stdin, flush=True)
-        self.seconds.append(self._read()["seconds"])
+        answer = self._read()
+        self.seconds.append(answer["seconds"])
+        self.cpu.append(answer["cpu_s"])
 
 
 def environment() -> dict:
@@ -127,6 +130,7 @@ def race(options, linked: str) -> list[dict]:
         for side in sides:
             side.measure()  # not counted: caches fill, worker processes start
             side.seconds.clear()
+            side.cpu.clear()
         for turn in range(options.rounds):
             for side in sides[turn % len(sides) :] + sides[: turn % len(sides)]:
                 side.measure()
@@ -135,7 +139,9 @@ def race(options, linked: str) -> list[dict]:
         {
             "side": side.name,
             "images_per_s": images / statistics.median(side.seconds),
+            "cpu_ms_an_image": statistics.median(side.cpu) / images * 1e3,
             "seconds": side.seconds,
+            "cpu_s": side.cpu,
             "versions": side.versions,
         }
         for side in sides
@@ -144,12 +150,17 @@ def race(options, linked: str) -> list[dict]:
 
 def ratios(rows: list[dict]) -> list[dict]:
     """How many times the rate of the other side each pair of TARGETS reaches."""
-    seconds, found = {row["side"]: row["seconds"] for row in rows}, []
+    by_name, found = {row["side"]: row for row in rows}, []
+
+    def ratio(side: str, beside: str, what: str) -> float:
+        pairs = zip(by_name[beside][what], by_name[side][what], strict=True)
+        return statistics.median(b / a for b, a in pairs)
+
     for (side, beside), target in TARGETS.items():
-        if side in seconds and beside in seconds:
-            pairs = zip(seconds[beside], seconds[side], strict=True)
-            ratio = statistics.median(b / a for b, a in pairs)
-            found.append({"side": side, "beside": beside, "ratio": ratio, "target": target})
+        if side in by_name and beside in by_name:
+            pair = {"side": side, "beside": beside, "target": target}
+            pair["ratio"] = ratio(side, beside, "seconds")
+            found.append(pair | {"cpu_ratio": ratio(side, beside, "cpu_s")})
     return found
 
 
@@ -187,10 +198,12 @@ def facts(options, linked: str) -> dict:
 def show(rows: list[dict], pairs: list[dict], found: dict) -> None:
     """Prints the tables."""
     for row in rows:
-        print(f"{row['side']:28} {row['images_per_s']:8.0f} images/s")
+        cpu = f"{row['cpu_ms_an_image']:6.2f} ms of a processor an image"
+        print(f"{row['side']:28} {row['images_per_s']:8.0f} images/s {cpu}")
     for pair in pairs:
         target = f" (at least {pair['target']})" if pair["target"] else ""
-        print(f"{pair['side']:28} {pair['ratio']:8.2f} x {pair['beside']}{target}")
+        cpu = f"; {pair['cpu_ratio']:.2f} by processor time"
+        print(f"{pair['side']:28} {pair['ratio']:8.2f} x {pair['beside']}{target}{cpu}")
     for name, microseconds in found["stages"]["microseconds"].items():
         print(f"{name:28} {microseconds:8.0f} us an image, one thread")
     for what, numbers in found["difference"].items():

@@ -84,6 +84,11 @@ def serve(options, versions: dict, make: Callable[[int, int], Iterator], ahead: 
 
 
 def _cpu() -> float:
-    """Processor seconds of this process; worker processes count when they end."""
+    """Processor seconds of this process and of its workers that live."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+    ticks = 0
+    for listed in Path("/proc/self/task").glob("*/children"):
+        for child in listed.read_text().split():
+            fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])  # user and system time
+    return used.ru_utime + used.ru_stime + ticks / os.sysconf("SC_CLK_TCK")
