@@ -30,6 +30,12 @@ def sizes(run: Run) -> Iterator[Fault]:
         value = width if model.heads is None else heads
         wanted = f"width {width} does not divide by {heads} heads; use {near} heads"
         yield Fault(key, f"{wanted} or width {max(1, round(width / heads)) * heads}", value, _SIZES)
+    depth, stages = model.depth or size.depth, max(1, run.mesh.stage)
+    if depth % stages:
+        near = [n for n in range(2, depth + 1) if depth % n == 0]
+        wanted = f"must divide the {depth} blocks of model.variant {model.variant}; use "
+        wanted += str(min(near, key=lambda n: abs(n - stages))) if near else "1"
+        yield Fault("mesh.stage", wanted, run.mesh.stage, ("model.variant", "model.depth"))
     if heads % max(1, run.mesh.tensor):
         wanted = f"must divide the {heads} heads of model.variant {model.variant}"
         yield Fault("mesh.tensor", wanted, run.mesh.tensor, _SIZES)

@@ -15,7 +15,7 @@ from big_vit_lite.config.errors import ABSENT, Fault, InputError, RunError
 from big_vit_lite.config.load import load
 from big_vit_lite.config.model import Model
 from big_vit_lite.config.resume import RESUMABLE, check_resume, differences
-from big_vit_lite.config.rules import check_devices, splits
+from big_vit_lite.config.rules import check_devices, mesh_sizes, microbatches, splits
 from big_vit_lite.config.schema import (
     Checkpoint,
     Data,
@@ -56,6 +56,8 @@ __all__ = [
     "exit_code",
     "load",
     "options_line",
+    "mesh_sizes",
+    "microbatches",
     "parse_arg",
     "parse_duration",
     "splits",

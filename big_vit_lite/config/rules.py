@@ -10,7 +10,7 @@ from fractions import Fraction
 from big_vit_lite.config.durations import amount
 from big_vit_lite.config.errors import Fault
 from big_vit_lite.config.fields import closest
-from big_vit_lite.config.schema import Run, Split
+from big_vit_lite.config.schema import Mesh, Run, Split
 
 _LENGTHS = ("steps", "epochs", "examples")
 _RESERVED = ("train", "speed", "data")
@@ -144,8 +144,27 @@ def _tokens(run: Run) -> Iterator[Fault]:
         yield Fault("model.class_token", wanted, False, ("model.pool",))
 
 
+def mesh_sizes(mesh: Mesh) -> dict[str, int]:
+    """Mesh axes and their sizes; sequence and stage only where they are set."""
+    sizes = mesh.model_dump(exclude={"microbatches"})
+    return {k: n for k, n in sizes.items() if n != 1 or k not in ("sequence", "stage")}
+
+
+def microbatches(mesh: Mesh) -> int:
+    """Parts of a batch in a pipeline; 1 without one."""
+    return 1 if mesh.stage == 1 else mesh.microbatches or 4 * mesh.stage
+
+
 def _mesh(run: Run) -> Iterator[Fault]:
-    sizes = run.mesh.model_dump()
+    sizes = mesh_sizes(run.mesh)
+    if run.mesh.microbatches is not None and run.mesh.stage == 1:
+        wanted = "has a meaning only where mesh.stage is above 1"
+        yield Fault("mesh.microbatches", wanted, run.mesh.microbatches, ("mesh.stage",))
+    if run.mesh.stage == -1:
+        yield Fault("mesh.stage", "wants a number of stages; -1 is for the other axes", -1)
+    elif run.mesh.stage > 1 and run.model.scan is False:
+        wanted = "must be none or true, as mesh.stage splits blocks that are stacked over depth"
+        yield Fault("model.scan", wanted, False, ("mesh.stage",))
     for axis, size in sizes.items():
         if size < 1 and size != -1:
             yield Fault(
@@ -163,7 +182,7 @@ def _report(run: Run) -> Iterator[Fault]:
 
 def check_devices(run: Run, devices: int) -> Iterator[Fault]:
     """What a run asks of a number of devices: the mesh covers them, the batch divides."""
-    sizes = run.mesh.model_dump()
+    sizes = mesh_sizes(run.mesh)
     fixed = math.prod(size for size in sizes.values() if size != -1)
     free = [axis for axis, size in sizes.items() if size == -1]
     if min(sizes.values()) < -1 or 0 in sizes.values() or len(free) > 1:
@@ -173,11 +192,12 @@ def check_devices(run: Run, devices: int) -> Iterator[Fault]:
         wanted = f"{shown} does not make {devices} devices; use sizes whose product is {devices}"
         yield Fault("mesh", f"{wanted}, or -1 for one of them")
         return
-    ways = devices // max(1, run.mesh.tensor) if run.mesh.tensor != -1 else fixed
-    parts = run.optim.accumulate
-    if run.data.batch_size % (ways * parts):
+    sizes |= {axis: devices // fixed for axis in free}
+    ways, parts, micro = sizes["data"] * sizes["fsdp"], run.optim.accumulate, microbatches(run.mesh)
+    if run.data.batch_size % (ways * parts * micro):
         among = f"{ways} devices" + (f" x {parts} accumulated parts" if parts > 1 else "")
-        wanted = f"must be a multiple of {ways * parts} ({among})"
+        among += f" x {micro} micro-batches" if micro > 1 else ""
+        wanted = f"must be a multiple of {ways * parts * micro} ({among})"
         depends = ("mesh", "optim.accumulate")
         yield Fault("data.batch_size", wanted, run.data.batch_size, depends)
     for name, evaluation in run.evals.items():

@@ -228,17 +228,26 @@ class Optim(Section):
 
 
 class Mesh(Section):
-    """How devices are arranged. The product of the three is the number of devices."""
+    """How devices are arranged. The product of the first five is the number of devices."""
 
     data: int = -1
-    """Devices over which only the batch is split. -1: all that are left (for one of the three
+    """Devices over which only the batch is split. -1: all that are left (for one of the five
     at most)."""
     fsdp: int = 1
     """Devices over which the batch, parameters and optimiser state are split. Raise it when the
     state does not fit on one device."""
     tensor: int = 1
-    """Devices over which heads and MLPs are split, for models too wide for fsdp alone; must
-    divide the heads, and stays within one host."""
+    """Devices over which heads, MLPs, embedded features and classes are split, for models too
+    wide for fsdp alone; must divide the heads, and stays within one host."""
+    sequence: int = 1
+    """Devices over which the tokens of each image are split, for images of so many that one
+    device cannot hold a single image's activations; stays within one host."""
+    stage: int = 1
+    """Devices over which the blocks are split by depth, as a pipeline; must divide the depth. For
+    models too large for fsdp on a slow network: only tokens pass from stage to stage."""
+    microbatches: Natural | None = None
+    """Parts of a batch that follow each other through the stages, which stand idle for
+    (stage - 1) / (microbatches + stage - 1) of the time; none: 4 for each stage."""
 
 
 class Checkpoint(Section):

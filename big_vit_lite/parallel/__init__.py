@@ -15,6 +15,7 @@ _HOME = {
     "gather": "peers",
     "is_first": "peers",
     "BATCH": "mesh",
+    "axis_size": "mesh",
     "batch_sharding": "mesh",
     "constrain": "mesh",
     "make_mesh": "mesh",

@@ -1,10 +1,13 @@
-"""The device mesh (data, fsdp, tensor), and how batches and activations lie on it.
+"""The device mesh (data, fsdp, tensor; sequence and stage), and how activations lie on it.
 
 `data` replicates parameters and splits the batch; `fsdp` splits both parameters and the batch;
-`tensor` splits attention heads and MLP columns. Axis types are Auto, written out: `jax.make_mesh`
-defaults to Explicit since JAX 0.9, and Linen's Dropout does not trace in that mode.
+`tensor` splits attention heads, MLP columns, the head's classes and embedded features; `sequence`
+splits the tokens of each image between matrix products; `stage` splits the blocks over depth, see
+models/layers/pipeline.py. Axis types are Auto, written out: `jax.make_mesh` defaults to Explicit
+since JAX 0.9, and Linen's Dropout does not trace in that mode.
 """
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -14,7 +17,8 @@ from jaxtyping import Array, Shaped
 
 from big_vit_lite import config
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("stage", "data", "fsdp", "sequence", "tensor")
+"""All axes, those that exchange least first; stage and sequence are there only if they split."""
 BATCH = ("data", "fsdp")
 """Mesh axes that the batch dimension is split over."""
 
@@ -22,41 +26,48 @@ BATCH = ("data", "fsdp")
 def make_mesh(
     sizes: config.Mesh | None = None, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """A mesh over `devices` (default: all) with axes data, fsdp and tensor.
+    """A mesh over `devices` (default: all) with axes data, fsdp and tensor, and others if asked.
 
-    One size may be -1: it takes what the others leave. Of several TPU slices the data axis is the
-    one that spans them: gradients, once a step, are all that crosses the slow network between.
+    One size may be -1: it takes what the others leave. Of several TPU slices one axis spans them,
+    so that little crosses the slow network between: `data`, whose gradients cross once a step, or
+    else `stage`, of which tokens cross.
 
     Raises:
-        InputError: the sizes do not multiply to the number of devices, or data does not divide by
-            the slices.
+        InputError: the sizes do not multiply to the number of devices, or neither data nor stage
+            divides by the slices.
     """
-    sizes = sizes or config.Mesh()
     devices = jax.devices() if devices is None else list(devices)
-    shape = [getattr(sizes, axis) for axis in AXES]
-    given = 1
-    for size in shape:
-        given *= 1 if size == -1 else size
-    shape = [len(devices) // given if size == -1 else size for size in shape]
-    if shape[0] * shape[1] * shape[2] != len(devices):
+    asked = config.mesh_sizes(sizes or config.Mesh())
+    given = {axis: asked[axis] for axis in AXES if axis in asked}
+    fixed = math.prod(size for size in given.values() if size != -1)
+    shape = {axis: len(devices) // fixed if n == -1 else n for axis, n in given.items()}
+    if math.prod(shape.values()) != len(devices):
+        shown = " x ".join(f"{axis}={size}" for axis, size in given.items())
         raise config.InputError(
-            f"mesh: data={sizes.data} x fsdp={sizes.fsdp} x tensor={sizes.tensor} does not make "
-            f"{len(devices)} devices; choose sizes whose product is {len(devices)}, or -1 for one."
+            f"mesh: {shown} does not make {len(devices)} devices; choose sizes whose product is "
+            f"{len(devices)}, or -1 for one."
         )
-    types = (AxisType.Auto,) * 3
+    axes, types = tuple(shape), (AxisType.Auto,) * len(shape)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
-        return jax.make_mesh(tuple(shape), AXES, devices=devices, axis_types=types)
-    if shape[0] % slices:
+        return jax.make_mesh(tuple(shape.values()), axes, devices=devices, axis_types=types)
+    across = [axis for axis in ("data", "stage") if shape.get(axis, 1) % slices == 0]
+    if not across:
         raise config.InputError(
-            f"mesh: data={shape[0]} does not divide by the {slices} slices, between which only "
-            f"`data` may split; set --config.mesh.data={slices} or a multiple of it."
+            f"mesh: data={shape['data']} does not divide by the {slices} slices, between which "
+            f"only `data` or `stage` may split; set --config.mesh.data={slices} or a multiple."
         )
     from jax.experimental.mesh_utils import create_hybrid_device_mesh
 
-    within = (shape[0] // slices, *shape[1:])
-    grid = create_hybrid_device_mesh(within, (slices, 1, 1), devices=devices)
-    return Mesh(grid, AXES, axis_types=types)
+    between = tuple(slices if axis == across[0] else 1 for axis in axes)
+    within = tuple(n // m for n, m in zip(shape.values(), between, strict=True))
+    return Mesh(create_hybrid_device_mesh(within, between, devices=devices), axes, axis_types=types)
+
+
+def axis_size(axis: str) -> int:
+    """Devices along an axis of the mesh that is set; 1 without."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.shape.get(axis, 1)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -81,4 +92,5 @@ def constrain(x: Shaped[Array, "b ..."], *rest: str | None) -> Shaped[Array, "b 
         return x
     if x.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
         return x
+    rest = tuple(axis if axis in mesh.axis_names else None for axis in rest)
     return jax.lax.with_sharding_constraint(x, P(BATCH, *rest))

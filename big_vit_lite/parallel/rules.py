@@ -1,10 +1,12 @@
 """Which axis of each parameter (and of its optimiser moments) is split over which mesh axis.
 
-Two rules: a short table by path names the axis that tensor parallelism splits (heads, MLP columns);
-then the largest axis that divides, of what is left, goes to fsdp. Moments and averages have their
+Three rules: a scanned stack is split by depth over the stages of a pipeline; a short table by path
+names the axis that tensor parallelism splits (heads, MLP columns, classes, embedded features); then
+the largest axis that divides, of what is left, goes to fsdp. Moments and averages have their
 parameter's path and shape, hence its layout.
 """
 
+import math
 import re
 
 import jax
@@ -16,7 +18,7 @@ MIN_FSDP_SIZE = 2**14
 """Leaves below this many elements stay whole: gathering them costs more than holding them."""
 
 # (path pattern, axis counted from the end): columns first, rows second, so that one all-reduce
-# closes each pair (Shoeybi 2019, Megatron-LM).
+# closes each pair (Shoeybi 2019, Megatron-LM). Where the axis does not divide, a later line may.
 TENSOR_AXES = (
     (r"(query|key|value)/kernel$", -2),
     (r"(query|key|value)/bias$", -2),
@@ -24,11 +26,16 @@ TENSOR_AXES = (
     (r"Dense_0/kernel$", -1),
     (r"Dense_0/bias$", -1),
     (r"Dense_1/kernel$", -2),
-    (r"head/kernel$", -1),
-    (r"head/bias$", -1),
+    (r"(pre_logits|head)/kernel$", -1),
+    (r"(pre_logits|head)/bias$", -1),
+    (r"head/kernel$", -2),
+    (r"embedding/(kernel|bias)$", -1),
+    (r"Embed_0/embedding$", -1),
+    (r"(pos_embedding|cls|registers|probe)$", -1),
 )
 # A scanned stack has depth as its first axis: every layer is sliced off it, so it stays whole.
 STACKED = re.compile(r"(^|/)encoderblock/")
+SIDE_BY_SIDE = re.compile(r"(^|/)encoderblock_\d+/")
 
 
 def path_name(path: tuple) -> str:
@@ -39,20 +46,28 @@ def path_name(path: tuple) -> str:
 def leaf_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     """The PartitionSpec of one leaf, from its path and shape."""
     spec: list[str | None] = [None] * len(shape)
-    tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
+    tensor, stages = mesh.shape["tensor"], mesh.shape.get("stage", 1)
+    if stages > 1 and STACKED.search(name) and shape[0] % stages == 0:
+        spec[0] = "stage"
     if tensor > 1:
         for pattern, axis in TENSOR_AXES:
             if re.search(pattern, name) and len(shape) >= -axis and shape[axis] % tensor == 0:
                 spec[axis] = "tensor"
                 break
-    size = 1
-    for n in shape:
-        size *= n
-    if fsdp > 1 and size >= MIN_FSDP_SIZE:
-        first = 1 if STACKED.search(name) else 0
-        free = [i for i in range(first, len(shape)) if spec[i] is None and shape[i] % fsdp == 0]
-        if free:
-            spec[max(free, key=lambda i: shape[i])] = "fsdp"
+    if math.prod(shape) < MIN_FSDP_SIZE:
+        return P(*spec)
+    first = 1 if STACKED.search(name) else 0
+
+    def split_largest(axis: str) -> None:
+        """Gives the largest axis that divides, of those left, to an axis of the mesh."""
+        n = mesh.shape[axis]
+        free = [i for i in range(first, len(shape)) if spec[i] is None and shape[i] % n == 0]
+        if n > 1 and free:
+            spec[max(free, key=lambda i: shape[i])] = axis
+
+    split_largest("fsdp")
+    if stages > 1 and SIDE_BY_SIDE.search(name):
+        split_largest("stage")  # as checkpoints hold what a pipeline splits by depth
     return P(*spec)
 
 
