@@ -52,6 +52,8 @@ def softmax_contrastive(
         chunk: rows of a block, for the forms that walk in blocks.
     """
     _check(image, text)
+    if not 0 <= label_smoothing <= 1:
+        raise config.InputError(f"label_smoothing={label_smoothing} is no share; give 0 to 1.")
     positive = scale * matching(image, text)
     rows, columns = negative_log_sums(image, text, scale, negatives, form, chunk)
     # log(1 + negatives / positive): exact where the positive outweighs all others by far.
@@ -80,6 +82,7 @@ def sigmoid_contrastive(
     through it would be paid for making hard pairs light.
     """
     _check(image, text)
+    negatives.check()
     scale, bias = jnp.asarray(scale), jnp.asarray(bias)
     positive = scale * matching(image, text) + bias
     sums = None
@@ -87,7 +90,6 @@ def sigmoid_contrastive(
         sums = jax.lax.stop_gradient(
             log_sums(image, text, scale, (negatives.hardness,), None, form, chunk)
         )
-    negatives.check()
     total = _negative_pairs(image, text, scale, bias, sums, negatives, form, chunk)
     return (jnp.sum(jax.nn.softplus(-positive)) + total) / len(image)
 

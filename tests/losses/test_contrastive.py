@@ -1,4 +1,4 @@
-"""Contrastive losses: every walk over the pairs, on 1, 2 and 8 devices, against numpy in float64."""
+"""Contrastive losses: every walk over the pairs, on 1, 2 and 8 devices, against float64 numpy."""
 
 import itertools
 
