@@ -28,6 +28,7 @@ from big_vit_lite.config.schema import (
     Task,
 )
 from big_vit_lite.config.source import parse_arg
+from big_vit_lite.config.towers import Joint, Text
 
 __all__ = [
     "ABSENT",
@@ -40,6 +41,7 @@ __all__ = [
     "Every",
     "Fault",
     "InputError",
+    "Joint",
     "Mesh",
     "Model",
     "Optim",
@@ -49,6 +51,7 @@ __all__ = [
     "RunError",
     "Split",
     "Task",
+    "Text",
     "check_devices",
     "check_resume",
     "command_line",

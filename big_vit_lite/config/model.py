@@ -1,4 +1,4 @@
-"""The section `model` of a run: which Vision Transformer, and how it is computed."""
+"""The section `model` of a run: which image tower, and how it is computed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class Model(Section):
 
     variant: str = Field("B/16", min_length=1)
     """Size and patch, as in the papers: mu, Ti, S, M, B, L, So400m, H, g, g-opt, G, G-opt or e,
-    a slash, the patch's side in pixels. The four fields below override its sizes."""
+    a slash, the patch's side in pixels. The four fields below override its sizes. Or one of CLIP's
+    ResNets, for task contrastive: RN50, RN101, RN50x4, RN50x16, RN50x64."""
     width: Natural | None = None
     """Features of a token; none: the variant's. Must divide by heads. Parameters and time grow
     with its square."""
@@ -43,6 +44,12 @@ class Model(Section):
     """Attention heads of a block, width/heads features each; none: the variant's."""
     mlp_dim: Natural | None = None
     """Hidden features of a block's MLP; none: the variant's (mostly 4 x width)."""
+    stages: tuple[Natural, Natural, Natural, Natural] | None = None
+    """Blocks of a ResNet's four stages; none: the variant's. For ResNets, width is the stem's,
+    which grows to 32 times of it, and heads are the attention pool's."""
+    batch_norm: Literal["frozen", "batch"] = "frozen"
+    """Statistics of a ResNet's norms while training: the stored ones, which then never change, or
+    the batch's, of all devices together. Evaluation takes the stored ones."""
     patch: Natural | Pair | None = None
     """Patch side in pixels, or (height, width); none: the variant's. Halving it makes four
     times the tokens: finer, and four times the time or more."""
@@ -71,8 +78,8 @@ class Model(Section):
     """Whether the position table has a row for the class token (N+1 rows, as ViT, AugReg, DeiT,
     CLIP) or not (N rows, as big_vision, SigLIP). Without effect without the token."""
     position_std: float | None = Field(None, ge=0)
-    """Standard deviation of the learned table at the start; none: 0.02. Small models on small
-    images want far more, up to 0.5."""
+    """Standard deviation of the learned table at the start; none: 0.02, or 1/sqrt(width) for init
+    clip. Small models on small images want far more, up to 0.5."""
     position_grid: Pair | None = None
     """(rows, columns) of the stored position table; none: the image's own grid. Another grid is
     resampled in every step: for models made for another image size."""
@@ -93,6 +100,9 @@ class Model(Section):
     activation: Literal["erf", "tanh", "quick"] = "tanh"
     """The GELU of the MLPs: exact (timm, DeiT, DINOv2, MAE), tanh approximation (AugReg,
     big_vision, SigLIP), or x*sigmoid(1.702x) (OpenAI's CLIP). Must match loaded weights."""
+    init: Literal["xavier", "clip"] = "xavier"
+    """Initial values of the blocks, the patch embedding and the class token: AugReg's and
+    big_vision's, or those of CLIP's image tower."""
     norm_eps: float = Field(1e-6, gt=0)
     """Added to the variance in every layer norm: 1e-6 for most, 1e-5 for CLIP, 1e-12 for
     transformers' ViT. Must match loaded weights."""

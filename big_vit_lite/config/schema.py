@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field
 
 from big_vit_lite.config.durations import Duration, Every
 from big_vit_lite.config.model import Model, Natural, Pair, Rate, Section
+from big_vit_lite.config.towers import Joint, Text
 
 
 def _check_regexes(rules: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]:
@@ -24,6 +25,19 @@ def _check_regexes(rules: tuple[tuple[str, float], ...]) -> tuple[tuple[str, flo
     return rules
 
 
+def _check_renames(rules: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    for pattern, replacement in rules:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f'"{pattern}" is no regular expression: {error}') from None
+        groups = re.compile(pattern).groups
+        for group in re.findall(r"\\(\d+)", replacement):
+            if int(group) > groups:
+                raise ValueError(f'"{replacement}" wants group {group}, "{pattern}" has {groups}')
+    return rules
+
+
 def _check_metric(key: str) -> str:
     if not re.fullmatch(r"[^/\s]+(/[^/\s]+)+", key):
         raise ValueError('wants the name of a metric, such as "val/top1"')
@@ -31,6 +45,7 @@ def _check_metric(key: str) -> str:
 
 
 Rules = Annotated[tuple[tuple[str, float], ...], AfterValidator(_check_regexes)]
+Renames = Annotated[tuple[tuple[str, str], ...], AfterValidator(_check_renames)]
 Metric = Annotated[str, AfterValidator(_check_metric)]
 
 
@@ -298,11 +313,19 @@ class Run(Section):
     examples: Natural | None = None
     """Length in training images seen; rounded up to a step."""
     init: str | None = None
-    """Checkpoint directory whose parameters start the run: those of the same model with as many
-    classes, all of them, not their averages. The optimiser starts anew; to go on with a stopped
-    run give its --workdir instead."""
+    """Checkpoint directory whose parameters start the run: all of them, not their averages, the
+    position table resampled to this run's grid. For another model or other classes see init_rules.
+    The optimiser starts anew; to go on with a stopped run give its --workdir instead."""
+    init_rules: Renames = ()
+    """(regular expression, replacement) pairs over the names of init's parameters; the first that
+    is found renames. The replacement "skip" leaves such parameters as they are drawn, and those of
+    the checkpoint unused: (("^head/", "skip"),) for other classes. What fits nowhere is refused."""
     model: Model = Field(default_factory=Model)
-    """The Vision Transformer."""
+    """The image tower: a Vision Transformer, or one of CLIP's ResNets."""
+    text: Text | None = None
+    """The text tower, for tasks that learn from captions; none: no such tower."""
+    joint: Joint = Field(default_factory=Joint)
+    """How image and text tower meet; without effect where there is no text tower."""
     task: Task = Field(default_factory=Task)
     """What is learned."""
     data: Data

@@ -10,7 +10,12 @@ _HOME = {
     "parse_variant": "sizes",
     "ViT": "vit",
     "build_model": "build",
-    "init_params": "build",
+    "build_clip": "towers",
+    "build_text": "towers",
+    "init_params": "init",
+    "Clip": "clip",
+    "ResNet": "resnet",
+    "TextTransformer": "text",
     "stack_layers": "stacking",
     "unstack_layers": "stacking",
 }

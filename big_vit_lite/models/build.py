@@ -1,20 +1,21 @@
-"""From a config section to a model with every "auto" resolved, and its initial parameters."""
-
-import functools
-from typing import Any
+"""From a config section to an image tower with every "auto" resolved."""
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Key
 
 from big_vit_lite import config
 from big_vit_lite.config import InputError
 from big_vit_lite.models.layers.attention import choose_attention
-from big_vit_lite.models.layers.blocks import Block, BlockSpec
+from big_vit_lite.models.layers.blocks import BlockSpec
 from big_vit_lite.models.layers.patches import patch_grid
-from big_vit_lite.models.sizes import parse_variant
-from big_vit_lite.models.stacking import STACKED, unstack_layers
+from big_vit_lite.models.resnet import ResNet, resnet_grid
+from big_vit_lite.models.sizes import RESNETS, Size, parse_variant
 from big_vit_lite.models.vit import ViT
+
+RESNET_FIELDS = (
+    "variant", "width", "heads", "stages", "batch_norm", "image_size", "channels", "classes",
+    "dtype", "remat", "attention", "init", "scan",
+)  # fmt: skip
+"""Fields of the section that mean something for a ResNet, or change nothing."""
 
 
 def build_model(
@@ -22,8 +23,8 @@ def build_model(
     image_shape: tuple[int, int, int],
     classes: int,
     platform: str | None = None,
-) -> ViT:
-    """The model of a config for images of (height, width, channels).
+) -> ViT | ResNet:
+    """The image tower of a config for images of (height, width, channels).
 
     Args:
         classes: outputs of the head, 0 for none.
@@ -33,14 +34,21 @@ def build_model(
         InputError: fields that do not fit each other or the image.
     """
     platform = platform or jax.default_backend()
+    if model.variant in RESNETS:
+        return _build_resnet(model, image_shape, classes, platform)
+    if model.stages is not None:
+        raise InputError(
+            f"model.stages is for ResNets, and model.variant is {model.variant!r}: leave it none, "
+            "or set model.depth."
+        )
     size, patch = parse_variant(model.variant)
     width, depth = model.width or size.width, model.depth or size.depth
     patch = _pair(model.patch) or patch
     stride = _pair(model.patch_stride) or patch
     class_token = model.pool == "cls" if model.class_token is None else model.class_token
-    spec = _block_spec(model, size, width, platform)
-    _check(model, width, spec.heads, patch, stride, class_token)
-    _check_attention(spec, platform)
+    spec = block_spec(model, size, width, platform)
+    check_block("model", width, spec, platform)
+    _check(model, width, patch, stride, class_token)
     grid = patch_grid(image_shape[:2], patch, stride)
     scan = platform != "cpu" if model.scan is None else model.scan
     return ViT(
@@ -58,7 +66,7 @@ def build_model(
         position_grid=_pair(model.position_grid)
         or (grid if model.positions == "learned" else None),
         class_position=model.class_position,
-        position_std=0.02 if model.position_std is None else model.position_std,
+        position_std=_position_std(model, width),
         position_resample=model.position_resample,
         position_offset=model.position_offset,
         registers=model.registers,
@@ -68,35 +76,12 @@ def build_model(
         pre_logits=width if model.pre_logits is True else int(model.pre_logits),
         head_init=model.head_init,
         head_bias=model.head_bias,
-        remat=_choose_remat(model.remat, scan, platform),
+        remat=choose_remat(model.remat, scan, platform),
         scan=scan,
     )
 
 
-def init_params(model: ViT, key: Key[Array, ""]) -> dict[str, Any]:
-    """Initial parameters as a plain nested dict, float32, as AugReg (Steiner 2022) had them.
-
-    Bitwise the same for a scanned and an unrolled model: the layers are drawn by one function,
-    mapped over keys fold_in(key, layer), and everything else by a model of depth 0.
-    """
-    # Compiled here also when nobody else does: outside jit, fused and unfused arithmetic differ in
-    # the last bit.
-    return _init_params(model, key)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _init_params(model: ViT, key: Key[Array, ""]) -> dict[str, Any]:
-    rest_key, layers_key = jax.random.split(key)
-    shell = model.clone(depth=0, scan=False)
-    params = shell.init(rest_key, jnp.zeros((1, *model.image_shape)))["params"]
-    keys = jax.vmap(lambda i: jax.random.fold_in(layers_key, i))(jnp.arange(model.depth))
-    tokens = jnp.zeros((1, 1, model.width), model.block.dtype)
-    layers = jax.vmap(lambda k: Block(model.block).init(k, tokens)["params"])(keys)
-    params["Transformer"][STACKED] = layers
-    return params if model.scan else unstack_layers(params)
-
-
-def _choose_remat(wanted: str, scan: bool, platform: str) -> str:
+def choose_remat(wanted: str, scan: bool, platform: str) -> str:
     """What "auto" means; other names pass through.
 
     On CPU, "dots" is faster than "none", though it computes norms and activations twice: it needs
@@ -114,42 +99,112 @@ def _pair(value: int | tuple[int, int] | None) -> tuple[int, int] | None:
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
-def _block_spec(model: config.Model, size: Any, width: int, platform: str) -> BlockSpec:
-    heads = model.heads or size.heads
-    dtype = model.dtype
-    if dtype == "auto":
-        dtype = "float32" if platform == "cpu" else "bfloat16"
+def _position_std(model: config.Model, width: int) -> float:
+    if model.position_std is not None:
+        return model.position_std
+    return width**-0.5 if model.init == "clip" else 0.02
+
+
+def block_spec(
+    section: config.Model | config.Text, size: Size, width: int, platform: str, **fields
+) -> BlockSpec:
+    """What a tower's section says of its blocks; fields that it has not are BlockSpec's own."""
+    heads = section.heads or size.heads
+    dtype = compute_dtype(section.dtype, platform)
+    shared = {
+        name: getattr(section, name)
+        for name in ("bias", "qkv_bias", "layer_scale", "attention_dropout")
+        if name in type(section).model_fields
+    }
+    init = section.init
+    if init == "clip" and isinstance(section, config.Model):
+        init = "torch"  # the image tower's blocks were left at PyTorch's own values
     return BlockSpec(
         heads=heads,
-        mlp_dim=model.mlp_dim or size.mlp_dim,
-        activation=model.activation,
-        norm_eps=model.norm_eps,
-        bias=model.bias,
-        qkv_bias=model.qkv_bias,
-        layer_scale=model.layer_scale,
-        dropout=model.dropout,
-        attention_dropout=model.attention_dropout,
-        attention=choose_attention(model.attention, platform, dtype, width // heads),
+        mlp_dim=section.mlp_dim or size.mlp_dim,
+        activation=section.activation,
+        norm_eps=section.norm_eps,
+        dropout=section.dropout,
+        attention=choose_attention(section.attention, platform, dtype, width // heads),
         dtype=dtype,
+        init=init,
+        **shared,
+        **fields,
     )
+
+
+def compute_dtype(wanted: str, platform: str) -> str:
+    """What "auto" means; other names pass through."""
+    if wanted != "auto":
+        return wanted
+    return "float32" if platform == "cpu" else "bfloat16"
+
+
+def _build_resnet(
+    model: config.Model, image_shape: tuple[int, int, int], features: int, platform: str
+) -> ResNet:
+    size = RESNETS[model.variant]
+    defaults = config.Model()
+    for name in type(model).model_fields:
+        if name not in RESNET_FIELDS and getattr(model, name) != getattr(defaults, name):
+            raise InputError(
+                f"model.{name} is for Vision Transformers, and model.variant is "
+                f"{model.variant!r}: leave it out."
+            )
+    width = model.width or size.width
+    heads = model.heads or max(1, width * 32 // 64)
+    check_heads("model", width * 32, heads)
+    if width % 2:
+        raise InputError(f"model.width {width} of a ResNet must be even: use {width + 1}.")
+    resnet_grid(image_shape[:2])
+    dtype = compute_dtype(model.dtype, platform)
+    attention = choose_attention(model.attention, platform, dtype, width * 32 // heads)
+    check_attention("model", attention, dtype, platform)
+    return ResNet(
+        stages=model.stages or size.stages,
+        width=width,
+        heads=heads,
+        image_shape=tuple(image_shape),
+        features=features,
+        batch_statistics=model.batch_norm == "batch",
+        attention=attention,
+        dtype=dtype,
+        remat="none" if model.remat == "auto" else model.remat,
+    )
+
+
+def check_block(where: str, width: int, spec: BlockSpec, platform: str) -> None:
+    """Raises InputError on what does not fit in the section `where`."""
+    check_heads(where, width, spec.heads)
+    check_attention(where, spec.attention, spec.dtype, platform)
+
+
+def check_heads(where: str, width: int, heads: int) -> None:
+    if width % heads:
+        near = [n for n in range(1, width + 1) if width % n == 0]
+        raise InputError(
+            f"{where}.width {width} does not divide by {where}.heads {heads}: use "
+            f"{min(near, key=lambda n: abs(n - heads))} heads, or a width of "
+            f"{max(1, round(width / heads)) * heads}."
+        )
+
+
+def check_attention(where: str, attention: str, dtype: str, platform: str) -> None:
+    if attention == "cudnn" and (platform != "gpu" or dtype == "float32"):
+        raise InputError(
+            f"{where}.attention 'cudnn' runs on GPUs in bfloat16 or float16, not on {platform} in "
+            f"{dtype}: use 'auto', or set {where}.dtype."
+        )
 
 
 def _check(
     model: config.Model,
     width: int,
-    heads: int,
     patch: tuple[int, int],
     stride: tuple[int, int],
     class_token: bool,
 ) -> None:
     """One sentence on what does not fit, and what would."""
-    if width % heads:
-        near = [n for n in range(1, width + 1) if width % n == 0]
-        raise InputError(
-            f"model.width {width} does not divide by model.heads {heads}: use "
-            f"{min(near, key=lambda n: abs(n - heads))} heads, or a width of "
-            f"{max(1, round(width / heads)) * heads}."
-        )
     if model.positions.startswith("sincos2d") and width % 4:
         raise InputError(
             f"model.positions {model.positions!r} needs a width that divides by 4, not {width}: "
@@ -169,12 +224,4 @@ def _check(
         raise InputError(
             f"model.position_offset {model.position_offset} has no meaning with position_resample "
             "'align_corners', which takes no step: use 'cubic_torch', or an offset of 0."
-        )
-
-
-def _check_attention(spec: BlockSpec, platform: str) -> None:
-    if spec.attention == "cudnn" and (platform != "gpu" or spec.dtype == "float32"):
-        raise InputError(
-            f"model.attention 'cudnn' runs on GPUs in bfloat16 or float16, not on {platform} in "
-            f"{spec.dtype}: use 'auto', or set model.dtype."
         )

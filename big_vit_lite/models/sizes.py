@@ -7,6 +7,7 @@ accelerators like better).
 
 import difflib
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from big_vit_lite.config import InputError
@@ -37,6 +38,23 @@ SIZES = {
     "e": Size(1792, 56, 15360, 16),
 }
 
+
+class ResNetSize(NamedTuple):
+    """Shape of one of CLIP's ResNets: blocks of each stage, features of the stem."""
+
+    stages: tuple[int, int, int, int]
+    width: int
+
+
+RESNETS = {
+    "RN50": ResNetSize((3, 4, 6, 3), 64),
+    "RN101": ResNetSize((3, 4, 23, 3), 64),
+    "RN50x4": ResNetSize((4, 6, 10, 6), 80),
+    "RN50x16": ResNetSize((6, 8, 18, 8), 96),
+    "RN50x64": ResNetSize((3, 15, 36, 10), 128),
+}
+"""Radford 2021, for images of 224, 224, 288, 384 and 448 pixels."""
+
 _VARIANT = re.compile(rf"({'|'.join(SIZES)})/([1-9]\d*)(?:x([1-9]\d*))?")
 
 
@@ -57,16 +75,34 @@ def parse_variant(text: str) -> Variant:
     if match is None:
         raise InputError(
             f"model.variant: {text!r} is not SIZE/PATCH; did you mean {_nearest(text)!r}? "
-            f"Sizes are {', '.join(SIZES)}; the patch is in pixels, as in 'B/16' or 'B/16x8'."
+            f"Sizes are {', '.join(SIZES)}; the patch is in pixels, as in 'B/16' or 'B/16x8'. "
+            f"ResNets are {', '.join(RESNETS)}."
         )
     name, height, width = match.groups()
     return Variant(SIZES[name], (int(height), int(width or height)))
 
 
+def parse_size(text: str, key: str) -> Size:
+    """Reads "B", the size of a tower without patches; `key` names it in the error.
+
+    Raises:
+        InputError: no such size; the message names the nearest one.
+    """
+    if text not in SIZES:
+        raise InputError(
+            f"{key}: {text!r} is no size; did you mean {_most_like(text, SIZES)!r}? Sizes are "
+            f"{', '.join(SIZES)}."
+        )
+    return SIZES[text]
+
+
 def _nearest(text: str) -> str:
     patch = re.search(r"[1-9]\d*(x[1-9]\d*)?$", text)
     names = [f"{size}/{patch.group() if patch else 16}" for size in SIZES]
+    return _most_like(text, [*names, *RESNETS])
 
+
+def _most_like(text: str, names: Iterable[str]) -> str:
     def likeness(name: str) -> tuple[float, float]:
         """Letters first, their case second: "b16" is B/16, "G_opt/14" is not g-opt/14."""
         folded = difflib.SequenceMatcher(None, name.casefold(), text.casefold()).ratio()

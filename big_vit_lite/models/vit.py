@@ -30,6 +30,7 @@ class ViT(nn.Module):
         image_shape: (height, width, channels) for which parameters are made; other sizes can be
             applied, the positions are resampled.
         classes: 0 for no head, the logits are then the head's input.
+        head_bias: start of the head's bias, None for none.
         position_grid: rows and columns of the position table. None for sinusoids: the image's own.
         class_position: the learned table has a first row for the class token.
         pre_logits: features of a tanh layer before the head, 0 for none.
@@ -58,9 +59,20 @@ class ViT(nn.Module):
     patch_dropout: float = 0.0
     pre_logits: int = 0
     head_init: float = 0.0
-    head_bias: float = 0.0
+    head_bias: float | None = 0.0
     remat: str = "none"
     scan: bool = False
+
+    stack = "Transformer"
+
+    def example(self) -> Float[Array, "1 H W c"]:
+        """One image, to make parameters for."""
+        return jnp.zeros((1, *self.image_shape))
+
+    @property
+    def output_features(self) -> int | None:
+        """Features of an image before the head; None for pool "none", which has no such vector."""
+        return None if self.pool == "none" else self.pre_logits or self.width
 
     @nn.compact
     def __call__(
@@ -81,7 +93,8 @@ class ViT(nn.Module):
             logits (b, classes), or (b, n, classes) for pool "none";
             {"patches": (b, n, d) patch embeddings; "tokens": (b, t, d) what enters the blocks (or
             the norm before them); "kept": (b, n) indices of patches under patch dropout;
-            "block00"...: (b, t, d) and "attention00"...: (b, heads, t, t), on request;
+            "unnormalized": (b, t, d) what leaves the blocks; "block00"...: (b, t, d) and
+            "attention00"...: (b, heads, t, t), on request;
             "encoded": (b, t, d) after the last norm, and "encoded_patches": (b, n, d) of it;
             "pooled": (b, d); "pre_logits": (b, d')}. The t tokens are class, registers, patches.
 
@@ -99,7 +112,7 @@ class ViT(nn.Module):
         noise = self._noise_keys(train)
         tokens, out = self._embed(constrain(images), noise)
         encoder = Encoder(
-            self.depth, self.block, self.stochastic_depth, self.remat, self.scan, name="Transformer"
+            self.depth, self.block, self.stochastic_depth, self.remat, self.scan, name=self.stack
         )
         x = self.block.norm("pre_norm")(tokens) if self.pre_norm else tokens
         encoded, captured = encoder(x, noise["blocks"], capture)
@@ -132,7 +145,13 @@ class ViT(nn.Module):
         """Patches with positions, behind the class token and the registers."""
         dtype, batch = self.block.dtype, images.shape[0]
         embedding = PatchEmbedding(
-            self.width, self.patch, self.patch_stride, self.patch_bias, dtype, name="embedding"
+            self.width,
+            self.patch,
+            self.patch_stride,
+            self.patch_bias,
+            dtype,
+            self.block.init,
+            name="embedding",
         )
         patches = embedding(images)
         grid = patches.shape[1:3]
@@ -145,7 +164,10 @@ class ViT(nn.Module):
             x, out["kept"] = patch_dropout(x, self.patch_dropout, noise["patches"])
         before = []
         if self.class_token:
-            cls = self.param("cls", nn.initializers.zeros, (1, 1, self.width))
+            # CLIP's image tower, PyTorch's values otherwise, starts from noise here.
+            as_clip = self.block.init == "torch"
+            init = nn.initializers.normal(self.width**-0.5) if as_clip else nn.initializers.zeros
+            cls = self.param("cls", init, (1, 1, self.width))
             before.append(cls + class_row)
         if self.registers:
             # Not zeros: equal registers would stay equal.
@@ -190,8 +212,9 @@ class ViT(nn.Module):
             head = nn.Dense(
                 self.classes,
                 dtype=jnp.float32,
+                use_bias=self.head_bias is not None,
                 kernel_init=normal if self.head_init else zeros,
-                bias_init=nn.initializers.constant(self.head_bias),
+                bias_init=nn.initializers.constant(self.head_bias or 0.0),
                 name="head",
             )
             x = head(x)

@@ -1,7 +1,8 @@
 """Multi-head attention, and the one place where its formulation is chosen.
 
 Paths that a test holds equal: `reference` is softmax written out and gives the attention maps;
-`matmul` is the fastest on CPUs; `xla` and `cudnn` are `jax.nn.dot_product_attention`.
+`matmul` is the fastest on CPUs; `xla` and `cudnn` are `jax.nn.dot_product_attention`. All take a
+mask of what each query may look at, and leave no query without anything.
 """
 
 import functools
@@ -12,12 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
+from big_vit_lite.models.layers.inits import kernel_init
 from big_vit_lite.models.layers.noise import dropout
 
 Heads = Float[Array, "b n h k"]
 Maps = Float[Array, "b h n m"]
+Mask = Bool[Array, "#b #h n m"]
+"""True where query n may look at token m."""
 KEPT = "attention"
 """The name under which remat "dots" keeps what attention's gradient needs beside q, k, v."""
 
@@ -37,8 +41,23 @@ def choose_attention(wanted: str, platform: str, dtype: DTypeLike, head_dim: int
     return "cudnn" if platform == "gpu" and half and fits else "xla"
 
 
+def causal_mask(n: int) -> Mask:
+    """Each of n tokens sees itself and those before it."""
+    return jnp.tril(jnp.ones((1, 1, n, n), bool))
+
+
+def _masked(scores: Float[Array, "b h n m"], mask: Mask | None) -> Float[Array, "b h n m"]:
+    # Finite, so that no gradient can become inf - inf.
+    return scores if mask is None else jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+
+
 def reference_attention(
-    q: Heads, k: Heads, v: Heads, rate: float = 0.0, key: Key[Array, ""] | None = None
+    q: Heads,
+    k: Heads,
+    v: Heads,
+    rate: float = 0.0,
+    key: Key[Array, ""] | None = None,
+    mask: Mask | None = None,
 ) -> tuple[Heads, Maps]:
     """softmax(q k' / sqrt(head features)) v, and the softmax (Vaswani 2017).
 
@@ -46,13 +65,13 @@ def reference_attention(
     before dropout are returned.
     """
     scores = jnp.einsum("bnhk,bmhk->bhnm", q, k, preferred_element_type=jnp.float32)
-    maps = jax.nn.softmax(scores * q.shape[-1] ** -0.5, axis=-1)
+    maps = jax.nn.softmax(_masked(scores * q.shape[-1] ** -0.5, mask), axis=-1)
     dropped = dropout(maps, rate, key).astype(v.dtype)
     return jnp.einsum("bhnm,bmhk->bnhk", dropped, v), maps
 
 
 @jax.custom_vjp
-def matmul_attention(q: Heads, k: Heads, v: Heads) -> Heads:
+def matmul_attention(q: Heads, k: Heads, v: Heads, mask: Mask | None = None) -> Heads:
     """The same as two batched matrix products, normalised after the second.
 
     Dividing n x k outputs instead of n x m weights is what saves time. The gradient is written out
@@ -60,53 +79,75 @@ def matmul_attention(q: Heads, k: Heads, v: Heads) -> Heads:
     2022): forward and backward together take 0.8 of the time of what `jax.grad` makes of it.
     It has no forward-mode derivative.
     """
-    return _matmul_forward(q, k, v)[0]
+    return _matmul_forward(q, k, v, mask)[0]
 
 
-def _unnormalized(q: Array, k: Array) -> Float[Array, "b h n m"]:
+def _unnormalized(q: Array, k: Array, mask: Mask | None) -> Float[Array, "b h n m"]:
     """exp(scores - largest of the row), float32. The result depends on no row's largest score,
     which is subtracted against overflow only, so no gradient passes through it."""
     scores = jnp.einsum("bhnk,bhmk->bhnm", q, k, preferred_element_type=jnp.float32)
+    scores = _masked(scores, mask)
     return jnp.exp(scores - scores.max(axis=-1, keepdims=True))
 
 
-def _matmul_forward(q: Heads, k: Heads, v: Heads):
+def _matmul_forward(q: Heads, k: Heads, v: Heads, mask: Mask | None):
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     q = q * np.asarray(q.shape[-1] ** -0.5, q.dtype)
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-    weights = _unnormalized(q, k)
+    weights = _unnormalized(q, k, mask)
     inverse = 1.0 / weights.sum(axis=-1, keepdims=True)
     y = product("bhnm,bhmk->bhnk", weights.astype(v.dtype), v) * inverse
     # Kept under remat, or all of this would be computed once more for these two alone.
     y, inverse = checkpoint_name((y.astype(v.dtype), inverse), KEPT)
-    return y.swapaxes(1, 2), (q, k, v, y, inverse)
+    return y.swapaxes(1, 2), (q, k, v, mask, y, inverse)
 
 
-def _matmul_backward(kept, g: Heads) -> tuple[Heads, Heads, Heads]:
-    q, k, v, y, inverse = kept
+def _matmul_backward(kept, g: Heads) -> tuple[Heads, Heads, Heads, None]:
+    q, k, v, mask, y, inverse = kept
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     g = g.swapaxes(1, 2) * inverse
     # What each row's normalisation takes back: (weights * (g v')) summed over m.
     taken = (g * y).sum(axis=-1, keepdims=True)
     g = g.astype(v.dtype)
-    weights = _unnormalized(q, k)
+    weights = _unnormalized(q, k, mask)
     dv = product("bhnm,bhnk->bhmk", weights.astype(v.dtype), g)
     dscores = (weights * (product("bhnk,bhmk->bhnm", g, v) - taken)).astype(q.dtype)
     dq = product("bhnm,bhmk->bhnk", dscores, k) * q.shape[-1] ** -0.5
     dk = product("bhnm,bhnk->bhmk", dscores, q)
-    return tuple(d.astype(x.dtype).swapaxes(1, 2) for d, x in ((dq, q), (dk, k), (dv, v)))
+    pairs = ((dq, q), (dk, k), (dv, v))
+    return *(d.astype(x.dtype).swapaxes(1, 2) for d, x in pairs), None
 
 
 matmul_attention.defvjp(_matmul_forward, _matmul_backward)
 
 
-def dot_product_attention(q: Heads, k: Heads, v: Heads, implementation: str) -> Heads:
-    """Attention by the named path: reference, matmul, xla or cudnn."""
+def dot_product_attention(
+    q: Heads,
+    k: Heads,
+    v: Heads,
+    implementation: str,
+    causal: bool = False,
+    mask: Mask | None = None,
+) -> Heads:
+    """Attention by the named path: reference, matmul, xla or cudnn.
+
+    `causal` is for queries and keys of one sequence; with `mask` both hold.
+    """
+    if implementation in ("xla", "cudnn"):
+        return jax.nn.dot_product_attention(
+            q, k, v, mask=mask, is_causal=causal, implementation=implementation
+        )
+    mask = combined_mask(q.shape[1], causal, mask)
     if implementation == "reference":
-        return reference_attention(q, k, v)[0]
-    if implementation == "matmul":
-        return matmul_attention(q, k, v)
-    return jax.nn.dot_product_attention(q, k, v, implementation=implementation)
+        return reference_attention(q, k, v, mask=mask)[0]
+    return matmul_attention(q, k, v, mask)
+
+
+def combined_mask(n: int, causal: bool, mask: Mask | None) -> Mask | None:
+    """The causal mask of n tokens, `mask`, or what both allow; None where everything is."""
+    if not causal:
+        return mask
+    return causal_mask(n) if mask is None else causal_mask(n) & mask
 
 
 def rows(x: Float[Array, "... d"]) -> Float[Array, "rows d"]:
@@ -122,22 +163,23 @@ class Projection(nn.Module):
     """Linear map onto heads: kernel (d, heads, k) as published, applied as one matrix product.
 
     All tokens of the batch are its rows: see `rows`.
-    Xavier-uniform over the flattened (d, heads * k), which is what `nn.DenseGeneral` does too.
+    Initial values are of the flattened (d, heads * k), as `nn.DenseGeneral` has them too.
     """
 
     features: tuple[int, int]
     bias: bool
     dtype: DTypeLike
+    init_rule: str = "xavier"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Heads:
         width = x.shape[-1]
 
-        def flat_xavier(key, shape, dtype=jnp.float32):
-            flat = nn.initializers.xavier_uniform()(key, (width, shape[1] * shape[2]), dtype)
-            return flat.reshape(shape)
+        def flat_init(key, shape, dtype=jnp.float32):
+            init = kernel_init(self.init_rule, "qkv")
+            return init(key, (width, shape[1] * shape[2]), dtype).reshape(shape)
 
-        kernel = self.param("kernel", flat_xavier, (width, *self.features))
+        kernel = self.param("kernel", flat_init, (width, *self.features))
         y = rows(x).astype(self.dtype) @ kernel.reshape(width, -1).astype(self.dtype)
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, self.features)
@@ -146,21 +188,23 @@ class Projection(nn.Module):
 
 
 class Merge(nn.Module):
-    """Linear map from heads back to features: kernel (heads, k, d), Xavier over (heads * k, d)."""
+    """Linear map from heads back to features: kernel (heads, k, d), drawn as (heads * k, d)."""
 
     features: int
     bias: bool
     dtype: DTypeLike
+    init_rule: str = "xavier"
+    depth: int | None = None
 
     @nn.compact
     def __call__(self, x: Heads) -> Float[Array, "b n d"]:
         heads, per_head = x.shape[-2:]
 
-        def flat_xavier(key, shape, dtype=jnp.float32):
-            flat = nn.initializers.xavier_uniform()(key, (shape[0] * shape[1], shape[2]), dtype)
-            return flat.reshape(shape)
+        def flat_init(key, shape, dtype=jnp.float32):
+            init = kernel_init(self.init_rule, "out", self.depth)
+            return init(key, (shape[0] * shape[1], shape[2]), dtype).reshape(shape)
 
-        kernel = self.param("kernel", flat_xavier, (heads, per_head, self.features))
+        kernel = self.param("kernel", flat_init, (heads, per_head, self.features))
         x, leading = x.reshape(-1, heads * per_head), x.shape[:-2]
         y = x @ kernel.reshape(-1, self.features).astype(self.dtype)
         if self.bias:
@@ -171,6 +215,9 @@ class Merge(nn.Module):
 
 class Attention(nn.Module):
     """Multi-head attention (Vaswani 2017) of tokens to `context`, by default to themselves.
+
+    `init_rule` and `depth` name initial values as inits.py has them; `features` are the outputs, by
+    default as many as the tokens'.
 
     Returns:
         the tokens, and the attention maps if `maps`, else None. Maps and dropout of attention take
@@ -184,25 +231,33 @@ class Attention(nn.Module):
     dtype: DTypeLike
     dropout: float = 0.0
     maps: bool = False
+    causal: bool = False
+    init_rule: str = "xavier"
+    depth: int | None = None
+    features: int | None = None
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "b n d"],
-        context: Float[Array, "b m d"] | None = None,
+        context: Float[Array, "b m c"] | None = None,
         key: Key[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "b n d"], Maps | None]:
+        mask: Mask | None = None,
+    ) -> tuple[Float[Array, "b n e"], Maps | None]:
         width = x.shape[-1]
         per_head = (self.heads, width // self.heads)
         context = x if context is None else context
         q, k, v = (
-            Projection(per_head, self.qkv_bias, self.dtype, name=name)(source)
+            Projection(per_head, self.qkv_bias, self.dtype, self.init_rule, name=name)(source)
             for name, source in (("query", x), ("key", context), ("value", context))
         )
         maps = None
         with jax.named_scope("dot_product_attention"):
             if self.maps or (key is not None and self.dropout):
-                y, maps = reference_attention(q, k, v, self.dropout, key)
+                mask = combined_mask(x.shape[1], self.causal, mask)
+                y, maps = reference_attention(q, k, v, self.dropout, key, mask)
             else:
-                y = dot_product_attention(q, k, v, self.implementation)
-        return Merge(width, self.bias, self.dtype, name="out")(y), maps if self.maps else None
+                y = dot_product_attention(q, k, v, self.implementation, self.causal, mask)
+        features = width if self.features is None else self.features
+        out = Merge(features, self.bias, self.dtype, self.init_rule, self.depth, name="out")
+        return out(y), maps if self.maps else None

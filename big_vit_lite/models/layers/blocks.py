@@ -10,7 +10,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-from big_vit_lite.models.layers.attention import KEPT, Attention, rows
+from big_vit_lite.models.layers.attention import KEPT, Attention, Mask, rows
+from big_vit_lite.models.layers.inits import kernel_init, mlp_bias_init
 from big_vit_lite.models.layers.noise import dropout, stochastic_depth
 from big_vit_lite.models.layers.norms import LayerNorm, LayerScale
 from big_vit_lite.parallel import constrain, gather_weights, weights_are_split
@@ -30,7 +31,8 @@ class BlockSpec:
     """What the blocks of one stack share.
 
     `bias` is for the output projection, the MLP and the norms; `qkv_bias` for query, key, value.
-    `layer_scale` is its initial value, None for none. `attention` names a path of attention.py.
+    `layer_scale` is its initial value, None for none. `attention` names a path of attention.py,
+    `init` a rule of inits.py, which may want to know the `depth` of the stack.
     """
 
     heads: int
@@ -44,6 +46,9 @@ class BlockSpec:
     attention_dropout: float = 0.0
     attention: str = "xla"
     dtype: DTypeLike = jnp.float32
+    causal: bool = False
+    init: str = "xavier"
+    depth: int | None = None
 
     def norm(self, name: str, **overrides) -> LayerNorm:
         """A norm as these blocks have it."""
@@ -58,6 +63,8 @@ class BlockSpec:
             "bias": self.bias,
             "implementation": self.attention,
             "dtype": self.dtype,
+            "init_rule": self.init,
+            "depth": self.depth,
             **overrides,
         }
         return Attention(**fields, name=name)
@@ -70,23 +77,29 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Tokens, key: Key[Array, ""] | None = None) -> Tokens:
-        dense = {
-            "use_bias": self.spec.bias,
-            "dtype": self.spec.dtype,
-            "kernel_init": nn.initializers.xavier_uniform(),
-            "bias_init": nn.initializers.normal(1e-6),
-        }
-        y = nn.Dense(self.spec.mlp_dim, **dense, name="Dense_0")(rows(x))
-        y = ACTIVATIONS[self.spec.activation](y)
-        y = dropout(y, self.spec.dropout, key)
-        return nn.Dense(x.shape[-1], **dense, name="Dense_1")(y).reshape(x.shape)
+        spec, width = self.spec, x.shape[-1]
+
+        def dense(name: str, part: str, inputs: int, outputs: int) -> nn.Dense:
+            return nn.Dense(
+                outputs,
+                use_bias=spec.bias,
+                dtype=spec.dtype,
+                kernel_init=kernel_init(spec.init, part, spec.depth),
+                bias_init=mlp_bias_init(spec.init, inputs),
+                name=name,
+            )
+
+        y = dense("Dense_0", "mlp_in", width, spec.mlp_dim)(rows(x))
+        y = ACTIVATIONS[spec.activation](y)
+        y = dropout(y, spec.dropout, key)
+        return dense("Dense_1", "mlp_out", spec.mlp_dim, width)(y).reshape(x.shape)
 
 
 class Block(nn.Module):
     """Pre-norm block: x + attention(norm(x)), then x + mlp(norm(x)).
 
     Args (of the call): tokens; `noise` = (key of this layer, rate of stochastic depth), each None
-        when there is nothing to draw.
+        when there is nothing to draw; `mask` of what each token may look at, beside `causal`.
 
     Returns:
         the tokens, and what `capture` asks for: "blocks" the tokens again, "attention" the maps.
@@ -96,7 +109,9 @@ class Block(nn.Module):
     capture: tuple[str, ...] = ()
 
     @nn.compact
-    def __call__(self, x: Tokens, noise: tuple = (None, None)) -> tuple[Tokens, dict[str, Array]]:
+    def __call__(
+        self, x: Tokens, noise: tuple = (None, None), mask: Mask | None = None
+    ) -> tuple[Tokens, dict[str, Array]]:
         spec, (key, rate) = self.spec, noise
         keys = (None,) * 6 if key is None else jax.random.split(key, 6)
 
@@ -111,8 +126,9 @@ class Block(nn.Module):
             "MultiHeadDotProductAttention_0",
             dropout=spec.attention_dropout,
             maps="attention" in self.capture,
+            causal=spec.causal,
         )
-        y, maps = attention(spec.norm("LayerNorm_0")(x), key=keys[4])
+        y, maps = attention(spec.norm("LayerNorm_0")(x), key=keys[4], mask=mask)
         x = residual(x, y, 0)
         y = Mlp(spec, name="MlpBlock_0")(spec.norm("LayerNorm_1")(x), keys[5])
         x = residual(x, y, 1)
@@ -136,7 +152,11 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Tokens, key: Key[Array, ""] | None = None, capture: tuple[str, ...] = ()
+        self,
+        x: Tokens,
+        key: Key[Array, ""] | None = None,
+        capture: tuple[str, ...] = (),
+        mask: Mask | None = None,
     ) -> tuple[Tokens, dict[str, Array]]:
         block = Block
         if weights_are_split() and not self.is_initializing():
@@ -144,24 +164,29 @@ class Encoder(nn.Module):
                 gather_weights, dtype=self.spec.dtype, depth=self.depth if self.scan else None
             )
             block = nn.map_variables(Block, "params", trans_in_fn=gather)
-        block = _rematerialised(block, self.remat, in_scan=self.scan)
+        block = rematerialised(block, self.remat, in_scan=self.scan)
         keys, rates = self._noise(key)
         if self.scan:
             stack = nn.scan(
-                block, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.depth
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=(0, nn.broadcast),
+                length=self.depth,
             )
-            x, seen = stack(self.spec, capture, name="encoderblock")(x, (keys, rates))
+            x, seen = stack(self.spec, capture, name="encoderblock")(x, (keys, rates), mask)
             layers = [{name: y[i] for name, y in seen.items()} for i in range(self.depth)]
         else:
             layers = []
             for i in range(self.depth):
                 noise = tuple(None if y is None else y[i] for y in (keys, rates))
-                x, seen = block(self.spec, capture, name=f"encoderblock_{i}")(x, noise)
+                x, seen = block(self.spec, capture, name=f"encoderblock_{i}")(x, noise, mask)
                 layers.append(seen)
         prefix = {"blocks": "block", "attention": "attention"}
         captured = {
             f"{prefix[name]}{i:02d}": y for i, seen in enumerate(layers) for name, y in seen.items()
         }
+        captured["unnormalized"] = x
         return self.spec.norm("encoder_norm")(x), captured
 
     def _noise(self, key: Key[Array, ""] | None) -> tuple[Array | None, Array | None]:
@@ -176,7 +201,8 @@ class Encoder(nn.Module):
         return keys, jnp.asarray(rates, jnp.float32)
 
 
-def _rematerialised(block: type[nn.Module], remat: str, in_scan: bool) -> type[nn.Module]:
+def rematerialised(block: type[nn.Module], remat: str, in_scan: bool) -> type[nn.Module]:
+    """The same block, whose backward pass computes anew what `remat` says."""
     if remat == "none":
         return block
     keep = jax.checkpoint_policies

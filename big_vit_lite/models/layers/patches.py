@@ -7,6 +7,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from big_vit_lite.config import InputError
+from big_vit_lite.models.layers.inits import torch_uniform
 
 
 def patch_grid(
@@ -52,7 +53,7 @@ class PatchEmbedding(nn.Module):
     """Embeds patches linearly (Dosovitskiy 2021); kernel (ph, pw, c, d) as of a convolution.
 
     Patches that tile the image are one reshape and one matrix product, which is what a convolution
-    with stride = patch computes. A smaller stride convolves.
+    with stride = patch computes. A smaller stride convolves. `init_rule` is one of inits.py.
     """
 
     width: int
@@ -60,12 +61,14 @@ class PatchEmbedding(nn.Module):
     stride: tuple[int, int]
     bias: bool
     dtype: DTypeLike
+    init_rule: str = "xavier"
 
     @nn.compact
     def __call__(self, images: Float[Array, "b H W c"]) -> Float[Array, "b h w d"]:
         patch_grid(images.shape[1:3], self.patch, self.stride)
         shape = (*self.patch, images.shape[-1], self.width)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape).astype(self.dtype)
+        init = torch_uniform() if self.init_rule == "torch" else nn.initializers.lecun_normal()
+        kernel = self.param("kernel", init, shape).astype(self.dtype)
         images = images.astype(self.dtype)
         if self.stride == self.patch:
             x = patchify(images, self.patch) @ kernel.reshape(-1, self.width)

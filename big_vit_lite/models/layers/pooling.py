@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from big_vit_lite.models.layers.attention import Mask
 from big_vit_lite.models.layers.blocks import BlockSpec, Mlp
 
 
@@ -13,11 +14,13 @@ class AttentionPooling(nn.Module):
     spec: BlockSpec
 
     @nn.compact
-    def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b d"]:
+    def __call__(
+        self, tokens: Float[Array, "b n d"], mask: Mask | None = None
+    ) -> Float[Array, "b d"]:
         batch, _, width = tokens.shape
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, width))
         probe = jnp.broadcast_to(probe.astype(tokens.dtype), (batch, 1, width))
-        x, _ = self.spec.attend("MultiHeadDotProductAttention_0")(probe, tokens)
+        x, _ = self.spec.attend("MultiHeadDotProductAttention_0")(probe, tokens, mask=mask)
         y = self.spec.norm("LayerNorm_0")(x)
         return (x + Mlp(self.spec, name="MlpBlock_0")(y))[:, 0]
 

@@ -1,0 +1,52 @@
+"""Initial parameters: drawn by (key, layer), the same for scanned and unrolled layers."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from big_vit_lite.models.clip import Clip
+from big_vit_lite.models.layers.blocks import Block
+from big_vit_lite.models.resnet import ResNet
+from big_vit_lite.models.stacking import STACKED, unstack_layers
+
+# What a key is for; the numbers are part of every run's result and never change.
+IMAGE, TEXT = 0, 1
+
+
+def init_params(model, key: Key[Array, ""]) -> dict[str, Any]:
+    """Initial parameters as a plain nested dict, float32, by the model's own rules.
+
+    Bitwise the same for a scanned and an unrolled model: the layers are drawn by one function,
+    mapped over keys fold_in(key, layer), and everything else by a model of depth 0.
+    """
+    # Compiled here also when nobody else does: outside jit, fused and unfused arithmetic differ in
+    # the last bit.
+    return _init_params(model, key)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init_params(model, key: Key[Array, ""]) -> dict[str, Any]:
+    if isinstance(model, Clip):
+        return _init_clip(model, key)
+    if isinstance(model, ResNet):
+        return model.init(key, model.example())["params"]
+    rest_key, layers_key = jax.random.split(key)
+    shell = model.clone(depth=0, scan=False)
+    params = shell.init(rest_key, model.example())["params"]
+    keys = jax.vmap(lambda i: jax.random.fold_in(layers_key, i))(jnp.arange(model.depth))
+    tokens = jnp.zeros((1, 1, model.width), model.block.dtype)
+    layers = jax.vmap(lambda k: Block(model.block).init(k, tokens)["params"])(keys)
+    params[model.stack][STACKED] = layers
+    return params if model.scan else unstack_layers(params)
+
+
+def _init_clip(model: Clip, key: Key[Array, ""]) -> dict[str, Any]:
+    params = {
+        "img": _init_params(model.img, jax.random.fold_in(key, IMAGE)),
+        "txt": _init_params(model.txt, jax.random.fold_in(key, TEXT)),
+    }
+    # The rest is constants. Without inputs no tower makes any parameter.
+    return params | model.init(key)["params"]

@@ -1,0 +1,111 @@
+"""From config sections to two towers with every "auto" resolved."""
+
+import jax
+
+from big_vit_lite import config
+from big_vit_lite.config import InputError
+from big_vit_lite.models.build import block_spec, build_model, check_block, choose_remat
+from big_vit_lite.models.clip import Clip
+from big_vit_lite.models.resnet import ResNet
+from big_vit_lite.models.sizes import parse_size
+from big_vit_lite.models.text import TextTransformer
+from big_vit_lite.models.vit import ViT
+
+
+def build_clip(
+    model: config.Model,
+    text: config.Text,
+    joint: config.Joint,
+    image_shape: tuple[int, int, int],
+    text_length: int,
+    platform: str | None = None,
+) -> Clip:
+    """The two towers of a config, for images (height, width, channels) and texts of a length.
+
+    Args:
+        text_length: tokens of a text as the data has them; text.length wins where it is given.
+        platform: cpu, gpu or tpu, on which "auto" depends; None for the default backend.
+
+    Raises:
+        InputError: fields that do not fit each other, the image or the text.
+    """
+    platform = platform or jax.default_backend()
+    image = build_model(model, image_shape, 0, platform)
+    width = image.output_features
+    if width is None:
+        raise InputError("model.pool 'none' gives no vector an image: use pool cls, gap or map.")
+    features = joint.features or width
+    if joint.projections in ("both", "image") or isinstance(image, ResNet):
+        image = _project(image, features, joint.projection_bias)
+    elif width != features:
+        raise InputError(
+            f"joint.features is {features}, but the image tower gives {width} without a "
+            f"projection: set joint.projections='both', or joint.features={width}."
+        )
+    projected = joint.projections in ("both", "text")
+    texts = build_text(text, text_length, features if projected else 0, platform)
+    if not projected and texts.width != features:
+        raise InputError(
+            f"joint.features is {features}, but the text tower gives {texts.width} without a "
+            f"projection: set joint.projections='text' or 'both', or text.width={features}."
+        )
+    return Clip(
+        img=image,
+        txt=texts.clone(head_bias=joint.projection_bias),
+        logit_scale=joint.logit_scale,
+        max_logit_scale=joint.max_logit_scale,
+        logit_bias=joint.logit_bias,
+    )
+
+
+def _project(image: ViT | ResNet, features: int, bias: bool) -> ViT | ResNet:
+    """The image tower with a linear map to the space, drawn from N(0, 1 / width)."""
+    if isinstance(image, ResNet):
+        return image.clone(features=features)
+    std = image.output_features**-0.5
+    return image.clone(classes=features, head_init=std, head_bias=0.0 if bias else None)
+
+
+def build_text(
+    text: config.Text, length: int, features: int, platform: str | None = None
+) -> TextTransformer:
+    """The text tower of a config, for texts of `length` tokens, with `features` outputs (0: as
+    they are pooled).
+
+    Raises:
+        InputError: fields that do not fit each other.
+    """
+    platform = platform or jax.default_backend()
+    size = parse_size(text.variant, "text.variant")
+    width, depth = text.width or size.width, text.depth or size.depth
+    if text.length is not None and text.length < length:
+        raise InputError(
+            f"text.length is {text.length}, but the texts have {length} tokens: set "
+            f"text.length={length}, or truncate in data.train.text."
+        )
+    for name in ("end_id", "pad_id"):
+        number = getattr(text, name)
+        if number is not None and number >= text.vocabulary:
+            raise InputError(
+                f"text.{name} {number} is beyond text.vocabulary {text.vocabulary}: ids are "
+                f"0 to {text.vocabulary - 1}."
+            )
+    spec = block_spec(text, size, width, platform, causal=text.causal, depth=depth)
+    check_block("text", width, spec, platform)
+    scan = platform != "cpu" if text.scan is None else text.scan
+    std = width**-0.5 if text.init == "xavier" else 0.01
+    return TextTransformer(
+        width=width,
+        depth=depth,
+        block=spec,
+        vocabulary=text.vocabulary,
+        length=text.length or length,
+        features=features,
+        pool=text.pool,
+        end_id=text.end_id,
+        pad_id=text.pad_id,
+        position_std=std if text.position_std is None else text.position_std,
+        stochastic_depth=text.stochastic_depth,
+        remat=choose_remat(text.remat, scan, platform),
+        scan=scan,
+    )
