@@ -1,11 +1,16 @@
 """From a config to the parts that training and evaluation share, and states between their forms."""
 
+import functools
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from big_vit_lite import config, data, evals, models, parallel, report, tasks
+from big_vit_lite import checkpoint, config, data, evals, models, parallel, report, tasks
+from big_vit_lite.models.layers import positions
 from big_vit_lite.models.layers.patches import patch_grid
 
 
@@ -133,6 +138,57 @@ def from_stored(parts: Parts, state: Any) -> Any:
     if not parts.model.scan:
         return state
     return parallel.relayout(models.stack_layers, state, parts.mesh)
+
+
+def init_params(parts: Parts, params: Any) -> tuple[Any, str]:
+    """The parameters to start from: those of `run.init` as `run.init_rules` fit them to the model,
+    and of `params`, freshly drawn, what the rules leave out. And a line that says which.
+
+    Raises:
+        InputError: see checkpoint.transfer_params.
+    """
+    run = parts.run
+    own = to_stored(parts, params)
+    found = checkpoint.transfer_params(
+        run.init,
+        stored_form(parts, jax.eval_shape(lambda: params)),
+        run.init_rules,
+        functools.partial(resize_positions, parts.model),
+    )
+    merged = jax.tree.map_with_path(
+        lambda path, x: found.leaves.get(parallel.path_name(path), x), own
+    )
+    return from_stored(parts, merged), f"started from {run.init}: {found.describe()}"
+
+
+def resize_positions(
+    model, name: str, old: tuple[int, ...], new: tuple[int, ...], meta: dict
+) -> Callable[[jax.Array], jax.Array] | None:
+    """How a learned position table of another grid becomes this model's, by the model's own rule.
+
+    The grid is what the checkpoint says, or the square that its rows make. A first row, for the
+    class token, is kept, or left out where the model has none.
+    """
+    tower = getattr(model, "img", model)
+    grid = getattr(tower, "position_grid", None)
+    if not name.endswith("pos_embedding") or name.startswith("txt/") or grid is None:
+        return None
+    if len(old) != 3 or old[-1] != new[-1]:
+        return None
+    first = new[1] - grid[0] * grid[1]
+    side = math.isqrt(old[1])
+    stored = tuple(meta.get("position_grid") or (side, side))
+    old_first = old[1] - stored[0] * stored[1]
+    if old_first not in (0, 1) or first > old_first:
+        return None
+
+    def resize(table: jax.Array) -> jax.Array:
+        rows = positions.resample(
+            table[0, old_first:], stored, grid, tower.position_resample, tower.position_offset
+        )
+        return jnp.concatenate([table[0, :first], rows])[None]
+
+    return resize
 
 
 def abstract_params(parts: Parts) -> Any:

@@ -66,7 +66,7 @@ def train(run: config.Run, workdir: str | Path) -> tuple[dict[str, float], bool]
             parts.task, optimizer, parts.mesh, parts.batches.spec, run.seed
         )
         log.say(describe_parameters(parts, training))
-        state, meta = first_state(parts, keeper, training, last)
+        state, meta = first_state(parts, keeper, training, last, log)
         log.resume(int(state["step"]))
         results, stopped = loop(parts, state, training, keeper, log, stop, meta)
         if parallel.is_first():
@@ -224,7 +224,7 @@ class LossWatch:
         return ", ".join(map(str, self.batches.indices(step - 1)))
 
 
-def first_state(parts, keeper, training, last: int | None) -> tuple[dict, dict]:
+def first_state(parts, keeper, training, last: int | None, log) -> tuple[dict, dict]:
     """The state to start from, and what its checkpoint says: that of step `last`, from run.init, or
     new."""
     if last is not None:
@@ -232,9 +232,9 @@ def first_state(parts, keeper, training, last: int | None) -> tuple[dict, dict]:
         return assembly.from_stored(parts, state), meta
     state = training.init()
     if parts.run.init is not None:
-        stored = assembly.stored_form(parts, training.abstract["params"])
-        params, _ = checkpoint.load_params(parts.run.init, stored)
-        state["params"] = assembly.from_stored(parts, params)
+        params, told = assembly.init_params(parts, state["params"])
+        log.say(told)
+        state["params"] = params
         if "ema" in state:
             state["ema"] = jax.tree.map(jax.numpy.copy, state["params"])
     return state, {}
@@ -300,6 +300,7 @@ def describe_run(parts, step: int, began: float, results: dict[str, float]) -> d
         "seed": parts.run.seed,
         "examples_seen": step * parts.run.data.batch_size,
         "class_names": list(parts.batches.class_names),
+        "position_grid": getattr(parts.model, "position_grid", None),
         "wall_s": time.monotonic() - began,
         "results": {key: value for key, value in results.items() if np.isfinite(value)},
     }

@@ -272,6 +272,25 @@ def test_init_starts_from_another_runs_parameters(tmp_path):
     assert any(np.abs(a[n]).max() > 0.1 for n in a if "kernel" in n)
 
 
+def test_init_with_another_head_and_grid_takes_what_rules_say(tmp_path, capfd):
+    assert main(options(tmp_path / "a", "--config.steps=2")) == 0
+    more = (f"--config.init={tmp_path / 'a'}", "--config.steps=1", "--config.optim.lr=1e-12",
+            "--config.model.classes=13", "--config.model.patch=4",
+            "--config.data.train.transform=resize(12)|to_size(12)",
+            "--config.data.val.transform=resize(12)|to_size(12)")  # fmt: skip
+    assert main(options(tmp_path / "b", *more)) == 2
+    text = capfd.readouterr().err
+    assert "params/head" not in text and "head/kernel: is float32[32,10] there and" in text
+    rules = '--config.init_rules=(("^head/", "skip"), ("^embedding/", "skip"))'
+    assert main(options(tmp_path / "b", *more, rules)) == 0
+    text = capfd.readouterr().err
+    assert "pos_embedding resized from (1, 16, 32) to (1, 9, 32)" in text
+    a, b = stored(tmp_path / "a"), stored(tmp_path / "b")
+    name = "params/Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel"
+    np.testing.assert_allclose(b[name], a[name], atol=1e-6)
+    assert b["params/head/kernel"].shape == (32, 13)
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

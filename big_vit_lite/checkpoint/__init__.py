@@ -11,6 +11,7 @@ _HOME = {
     "find": "reading",
     "load_params": "reading",
     "read_meta": "reading",
+    "transfer_params": "transfer",
 }
 __all__ = list(_HOME)
 

@@ -20,6 +20,7 @@ from big_vit_lite.parallel import path_name
 
 Leaves = dict[str, Any]
 Listing = dict[str, tuple[str, tuple[int, ...]]]  # name -> (dtype, shape)
+_SECTIONS = ("params", "ema", "opt_state")
 _LAYER = re.compile(r"(?<=encoderblock_)\d+")
 
 
@@ -109,7 +110,7 @@ def check_fits(stored: Listing, wanted: Listing, where: str) -> None:
     ):
         if entries:
             lines.append(f"  {title} ({len(entries)}):")
-            lines += [f"    {line}" for line in _grouped(entries)]
+            lines += [f"    {line}" for line in _lines(entries)]
     if lines:
         raise InputError(
             f"{where} does not fit this run: the model or the optimiser is another one\n"
@@ -124,7 +125,8 @@ def _one_sided(names: Listing, others: Listing) -> dict[str, str]:
     @functools.cache
     def hint(pattern: str) -> str:
         section = pattern.partition("/")[0]  # params are never meant where ema is written
-        near = [name for name in spare if name.partition("/")[0] == section]
+        apart = section in _SECTIONS
+        near = [name for name in spare if not apart or name.partition("/")[0] == section]
         close = difflib.get_close_matches(pattern, near, n=1, cutoff=0.8)
         return f" (there is {close[0]})" if close else ""
 
@@ -139,7 +141,12 @@ def _show(leaf: tuple[str, tuple[int, ...]]) -> str:
     return f"{dtype}[{','.join(map(str, shape))}]"
 
 
-def _grouped(entries: dict[str, str]) -> Iterable[str]:
+def grouped(names: Iterable[str]) -> list[str]:
+    """Names, with those of encoderblock_0, _1, ... put into one."""
+    return [line.removesuffix(": ") for line in _lines(dict.fromkeys(names, ""))]
+
+
+def _lines(entries: dict[str, str]) -> Iterable[str]:
     """Lines "name: text", with those of encoderblock_0, _1, ... that say the same put into one."""
     groups: dict[tuple[str, str], list[int]] = {}
     for name, text in entries.items():

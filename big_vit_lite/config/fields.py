@@ -15,7 +15,7 @@ from pydantic_core import PydanticUndefined
 from big_vit_lite.config import durations
 from big_vit_lite.config.errors import ABSENT
 from big_vit_lite.config.model import Section
-from big_vit_lite.config.schema import Metric, Rules, Run
+from big_vit_lite.config.schema import Metric, Renames, Rules, Run
 
 _OTHER_NAMES = {
     "batch": "batch_size",
@@ -143,6 +143,8 @@ def _describe_one(annotation: Any) -> str:
         return "duration > 0"
     if validators & {get_args(Rules)[1].func}:
         return "list of (regular expression, number)"
+    if validators & {get_args(Renames)[1].func}:
+        return "list of (regular expression, text)"
     if validators & {get_args(Metric)[1].func}:
         return "metric"
     bare = _bare(annotation)

@@ -1,0 +1,153 @@
+"""Starting from a checkpoint of another model: parts renamed, left out, or resized, by rules."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from big_vit_lite.checkpoint import arrays, meta, reading, tree
+from big_vit_lite.config import InputError
+
+SKIP = "skip"
+Shape = tuple[int, ...]
+# (name, shape stored, shape wanted, meta) -> the function between them, None: there is none
+Resize = Callable[[str, Shape, Shape, Mapping[str, Any]], Callable[[jax.Array], jax.Array] | None]
+
+
+class Transferred(NamedTuple):
+    """What a checkpoint gave to another model.
+
+    Attributes:
+        leaves: arrays by the model's names, in the shardings asked for.
+        fresh: the model's names that a rule left to their initial values.
+        unused: the checkpoint's names that a rule left out.
+        resized: {name: (shape stored, shape now)}.
+        meta: what the checkpoint says.
+    """
+
+    leaves: dict[str, jax.Array]
+    fresh: list[str]
+    unused: list[str]
+    resized: dict[str, tuple[Shape, Shape]]
+    meta: dict[str, Any]
+
+    def describe(self) -> str:
+        """One line for a person."""
+        parts = [f"{len(self.leaves)} arrays of the checkpoint"]
+        for title, names in (("initial values", self.fresh), ("left out", self.unused)):
+            if names:
+                parts.append(f"{title}: {', '.join(tree.grouped(names))}")
+        parts += [f"{name} resized from {a} to {b}" for name, (a, b) in self.resized.items()]
+        return "; ".join(parts)
+
+
+def transfer_params(
+    path: str | Path,
+    abstract_params: Any,
+    rules: Sequence[tuple[str, str]] = (),
+    resize: Resize = lambda *_: None,
+) -> Transferred:
+    """The parameters of a checkpoint, as far as rules bring them to a model's names and shapes.
+
+    Args:
+        path: as for `find`.
+        abstract_params: ShapeDtypeStructs with shardings, unrolled over depth.
+        rules: (regular expression, replacement) pairs over the checkpoint's names; the first whose
+            expression is found makes the model's name by `re.sub`. "skip" as replacement leaves
+            such names out, on both sides: the model's keep their initial values.
+        resize: how an array of one shape becomes another, for those that can.
+
+    Raises:
+        InputError: if there is no checkpoint, it is damaged, a rule fits nothing or makes two names
+            one, or after all rules something is missing or left over, listing it both ways.
+    """
+    directory = reading.find(path)
+    reading.verify(directory)
+    said = meta.read(directory)
+    where = f"checkpoint {directory} (params)"
+    wanted = tree.flatten(abstract_params)
+    stored = tree.part(meta.arrays(said), "params")
+    sources, unused, idle = _renamed(stored, rules, where)
+    fresh = [name for name in wanted if _is_left_out(name, rules, idle) and name not in sources]
+    if idle:
+        raise InputError(
+            f'init_rules: "{min(idle)}" is found in no name of {where}; it has '
+            f"{', '.join(list(stored)[:3])} ..."
+        )
+    changes = {}
+    for name, source in sources.items():
+        if name in wanted and stored[source][1] != wanted[name].shape:
+            change = resize(name, stored[source][1], wanted[name].shape, said)
+            if change is not None:
+                changes[name] = change
+    listing = tree.listing({k: leaf for k, leaf in wanted.items() if k not in fresh})
+    given = {k: listing[k] if k in changes else stored[source] for k, source in sources.items()}
+    try:
+        tree.check_fits(given, listing, where)
+    except InputError as error:
+        raise InputError(
+            f"{error}\n  init_rules can rename parts of the checkpoint, as in "
+            '("^img/(.*)", "\\\\1"), and leave parts out, as in ("^head/", "skip")'
+        ) from None
+    leaves = _load(directory, sources, stored, wanted, changes)
+    resized = {k: (stored[sources[k]][1], wanted[k].shape) for k in changes}
+    return Transferred(leaves, fresh, unused, resized, said)
+
+
+def _renamed(
+    stored: tree.Listing, rules: Sequence[tuple[str, str]], where: str
+) -> tuple[dict[str, str], list[str], set[str]]:
+    """({model's name: checkpoint's name}, names left out, rules that were found nowhere)."""
+    sources: dict[str, str] = {}
+    unused, idle = [], {pattern for pattern, _ in rules}
+    for source in stored:
+        name = source
+        for pattern, replacement in rules:
+            if re.search(pattern, source):
+                idle.discard(pattern)
+                name = None if replacement == SKIP else re.sub(pattern, replacement, source)
+                break
+        if name is None:
+            unused.append(source)
+        elif name in sources:
+            raise InputError(
+                f"init_rules make two arrays of {where} one: {sources[name]} and {source} would "
+                f"both be {name}"
+            )
+        else:
+            sources[name] = source
+    return sources, unused, idle
+
+
+def _is_left_out(name: str, rules: Sequence[tuple[str, str]], idle: set[str]) -> bool:
+    """Whether a rule leaves the model's name to its initial values; takes that rule off `idle`."""
+    for pattern, replacement in rules:
+        if replacement == SKIP and re.search(pattern, name):
+            idle.discard(pattern)
+            return True
+    return False
+
+
+def _load(directory: Path, sources, stored, wanted, changes) -> dict[str, jax.Array]:
+    """Reads what is used, each array in its final sharding, but for those still to be resized."""
+    specs = {}
+    for name, source in sources.items():
+        leaf = wanted[name]
+        if name in changes:  # small: position tables
+            leaf = jax.ShapeDtypeStruct(stored[source][1], leaf.dtype, sharding=_whole(leaf))
+        specs[f"params/{source}"] = leaf
+    loaded = arrays.load(directory, specs)
+    leaves = {name: loaded[f"params/{source}"] for name, source in sources.items()}
+    for name, change in changes.items():
+        sharding = getattr(wanted[name], "sharding", None)
+        leaves[name] = jax.jit(change, out_shardings=sharding)(leaves[name])
+    return leaves
+
+
+def _whole(leaf) -> jax.sharding.Sharding | None:
+    sharding = getattr(leaf, "sharding", None)
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    return sharding
