@@ -144,6 +144,17 @@ def test_folder_refusals(folder, tmp_path):
         build("folder", path=str(bare))
 
 
+def test_splits_are_not_taken_for_classes(folder):
+    with pytest.raises(InputError) as error:
+        build("folder", path=str(folder))
+    assert str(error.value) == (
+        f"data.train.split is not set: {folder} holds the splits train; name one, "
+        "for example --config.data.train.split=train"
+    )
+    (folder / "bee" / "deep").mkdir(parents=True)  # now train is a class like any other
+    assert build("folder", path=str(folder)).class_names == ("bee", "train")
+
+
 def test_a_file_that_vanished_is_one_bad_example(folder):
     source = build("folder", path=str(folder), split="train")
     (folder / "train" / "bee" / "2.JPEG").unlink()

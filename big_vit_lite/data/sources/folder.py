@@ -12,6 +12,7 @@ from big_vit_lite.data import files
 from big_vit_lite.data.sources.base import BadExample, Example, Source
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
 class Folder(Source):
@@ -26,7 +27,8 @@ class Folder(Source):
       names: all classes in the order of their numbers; None: the class folders, sorted.
 
     Raises:
-      InputError: nothing at the path, no class folders, one that `names` lacks, or no images.
+      InputError: nothing at the path, no class folders, splits where classes should be, a class
+        that `names` lacks, or no images.
     """
 
     def __init__(
@@ -40,6 +42,11 @@ class Folder(Source):
         folders, loose = files.children(root)
         if not folders:
             raise InputError(_no_classes(root, loose, where))
+        if not split and names is None and _are_splits(root, folders):
+            raise InputError(
+                f"{where}.split is not set: {root} holds the splits {', '.join(folders)}; "
+                f"name one, for example --config.{where}.split={folders[0]}"
+            )
         self.class_names = tuple(folders) if names is None else names
         number = {name: i for i, name in enumerate(self.class_names)}
         for name in folders:
@@ -91,6 +98,13 @@ def _root(path: str, split: str | None, where: str) -> str:
         names = ", ".join(folders[:10]) or "none"
         raise InputError(f"{where}.split: {path} has no folder {split!r}; its folders are: {names}")
     return files.join(path, split)
+
+
+def _are_splits(root: str, folders: list[str]) -> bool:
+    """Whether these look like splits with class folders inside, not like classes."""
+    if not {name.lower() for name in folders} <= SPLITS:
+        return False
+    return all(files.children(files.join(root, name))[0] for name in folders)
 
 
 def _no_classes(root: str, loose: list[str], where: str) -> str:
