@@ -12,11 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image as Pillow
 
 from big_vit_lite.config import InputError, RunError, Split
 from big_vit_lite.data import sources, transforms
 from big_vit_lite.data.sources import parquet
 from big_vit_lite.data.sources.base import BadExample
+from big_vit_lite.data.sources.folder import EXTENSIONS
 
 CIFAR10 = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
 
@@ -153,6 +155,29 @@ def test_splits_are_not_taken_for_classes(folder):
     )
     (folder / "bee" / "deep").mkdir(parents=True)  # now train is a class like any other
     assert build("folder", path=str(folder)).class_names == ("bee", "train")
+
+
+def test_photographs_that_no_decoder_reads_are_not_left_out_in_silence(folder):
+    (folder / "train" / "ant" / "IMG_1.HEIC").write_bytes(b"ftypheic")
+    (folder / "train" / "ant" / "notes.txt").write_text("not a photograph")
+    with pytest.raises(InputError) as error:
+        build("folder", path=str(folder), split="train")
+    assert str(error.value) == (
+        f"data.train.path: {folder}/train holds 1 photographs of a kind that cannot be read, the "
+        "first is ant/IMG_1.HEIC; convert them to JPEG or move them elsewhere"
+    )
+
+
+def test_every_kind_that_is_decoded_is_found(tmp_path):
+    kinds = Pillow.registered_extensions()
+    (tmp_path / "bee").mkdir()
+    for i, extension in enumerate(EXTENSIONS):
+        file = tmp_path / "bee" / f"{i:02}{extension}"
+        Pillow.new("RGB", (9, 7), (9 * i,) * 3).save(file, kinds[extension])
+    source = build("folder", path=str(tmp_path))
+    images = [transforms.parse("decode")(example["image"], None) for example in source]
+    assert len(images) == len(EXTENSIONS)
+    assert all(abs(int(image.mean()) - 9 * i) <= 2 for i, image in enumerate(images))
 
 
 def test_a_file_that_vanished_is_one_bad_example(folder):

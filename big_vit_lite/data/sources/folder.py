@@ -11,7 +11,11 @@ from big_vit_lite.config import InputError
 from big_vit_lite.data import files
 from big_vit_lite.data.sources.base import BadExample, Example, Source
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+EXTENSIONS = (
+    ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm"
+)  # fmt: skip
+UNREAD = (".heic", ".heif", ".jp2", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw")
+"""Photographs that no decoder here reads; leaving them out in silence would be a loss."""
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
@@ -28,7 +32,7 @@ class Folder(Source):
 
     Raises:
       InputError: nothing at the path, no class folders, splits where classes should be, a class
-        that `names` lacks, or no images.
+        that `names` lacks, no images, or photographs of a kind that cannot be read.
     """
 
     def __init__(
@@ -57,7 +61,13 @@ class Folder(Source):
                     f"{where}.class_names does not name the class folder "
                     f"{files.join(root, name)}{hint}"
                 )
-        found = [(name, file) for name, file in _images(root, folders)]
+        listed = _files(root, folders)
+        found = [(name, file) for name, file in listed if file.lower().endswith(EXTENSIONS)]
+        if unread := [file for _, file in listed if file.lower().endswith(UNREAD)]:
+            raise InputError(
+                f"{where}.path: {root} holds {len(unread)} photographs of a kind that cannot be "
+                f"read, the first is {unread[0]}; convert them to JPEG or move them elsewhere"
+            )
         if not found:
             raise InputError(
                 f"{where}.path: the class folders of {root} hold no images "
@@ -117,15 +127,13 @@ def _no_classes(root: str, loose: list[str], where: str) -> str:
     return f"{where}.path: {root} is empty; it needs one folder of images per class"
 
 
-def _images(root: str, folders: list[str]) -> list[tuple[str, str]]:
-    """(class folder, path relative to the root) of every image; one listing of a store."""
+def _files(root: str, folders: list[str]) -> list[tuple[str, str]]:
+    """(class folder, path relative to the root) of every file; one listing of a store."""
     if files.is_url(root):
         listed = [(file.split("/", 1)[0], file) for file in files.walk(root) if "/" in file]
-        listed.sort(key=lambda item: item[0])  # as locally: a class whole, then the next
-    else:
-        listed = [
-            (name, files.join(name, file))
-            for name in folders
-            for file in files.walk(files.join(root, name))
-        ]
-    return [item for item in listed if item[1].lower().endswith(EXTENSIONS)]
+        return sorted(listed, key=lambda item: item[0])  # as locally: a class whole, then the next
+    return [
+        (name, files.join(name, file))
+        for name in folders
+        for file in files.walk(files.join(root, name))
+    ]
