@@ -11,7 +11,7 @@ from pictures import photo
 
 from big_vit_lite import data, parallel
 from big_vit_lite.config import Data, InputError, Mesh, RunError, Split
-from big_vit_lite.data.blocks import Blocks, Pool
+from big_vit_lite.data.blocks import Blocks, Pool, joined
 from big_vit_lite.data.examples import Draws, Examples
 from big_vit_lite.data.order import Once, Shuffled
 from big_vit_lite.data.sources import Source
@@ -400,3 +400,15 @@ def test_decoded_images_are_kept_where_all_of_them_fit(decoded_bytes, reads):
         rows, epochs = np.arange(20), np.full(20, epoch)
         assert same(load(examples, rows, epochs), load(plain, rows, epochs))
     assert source.reads == reads
+
+
+@pytest.mark.parametrize("batch_size", [10, 150])
+def test_host_arrays_are_taken_over_without_a_copy(batch_size):
+    stream = train(batch_size=batch_size)
+    blocks = [stream._blocks.make(0, rows) for rows in np.array_split(np.arange(batch_size), 3)]
+    for block in (blocks[0], joined(blocks), stream.host_block(0)):
+        for array in block.arrays.values():
+            assert array.ctypes.data % 64 == 0
+            assert array.flags.c_contiguous
+    images = stream.host_batch(0)["image"]
+    assert jax.device_put(images).unsafe_buffer_pointer() == images.ctypes.data
