@@ -20,6 +20,7 @@ from big_vit_lite.config import InputError
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"
+OWNER = ".owner"  # beside it: to close any file that is locked gives the lock away
 _LEFTOVER = re.compile(rf"\d+({re.escape(arrays.TEMPORARY)}.*)?")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -45,7 +46,7 @@ class Lock:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                holder = read_lock(directory)
+                holder = read_owner(directory)
                 os.close(self._file)
                 raise InputError(
                     f"{directory} is in use by process {holder.get('pid', '?')} on "
@@ -64,17 +65,16 @@ class Lock:
             "since": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "token": self.token,
         }
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, json.dumps(note).encode(), 0)
+        (directory / OWNER).write_text(json.dumps(note) + "\n")
 
     def close(self) -> None:
         os.close(self._file)
 
 
-def read_lock(directory: Path) -> dict:
+def read_owner(directory: Path) -> dict:
     """Who has, or last had, the lock of a directory: pid, host, since, token; {} if nobody."""
     try:
-        note = json.loads((directory / LOCK).read_bytes())
+        note = json.loads((directory / OWNER).read_bytes())
     except (OSError, ValueError):
         return {}
     return note if isinstance(note, dict) else {}

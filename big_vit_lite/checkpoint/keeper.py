@@ -63,7 +63,7 @@ class Keeper:
         self._own: set[int] = set()  # steps saved or restored by this run: its own timeline
         self._lock: folder.Lock | None = None
         token = by_first("keeper/open", self._open)
-        seen = gather("keeper/seen", folder.read_lock(self.directory).get("token"))
+        seen = gather("keeper/seen", folder.read_owner(self.directory).get("token"))
         strangers = [i for i, other in enumerate(seen) if other != token]
         if strangers:
             raise InputError(
