@@ -45,12 +45,15 @@ def describe(run: Run, mesh: Mesh) -> Batches:
         return Batches(spec, stream.class_names, stream.examples)
     split = run.data.train
     transform = data.transforms.parse(split.transform, "data.train.transform")
-    shapes = dict(transform.specs())
+    shapes = dict(transform.specs(_pair(run.model.image_size), run.model.channels))
+    if None in shapes.get("image", ((),))[0] and run.model.image_size:
+        stated = (*_pair(run.model.image_size), run.model.channels)
+        shapes["image"] = (stated, np.uint8)  # the files' own size, which the config states
     for key, (shape, _) in shapes.items():
         if None in shape:
             raise InputError(
                 f"data.train.transform leaves the size of {key} to the files, which are not here; "
-                "end it with to_size(224), say, or plan where the data are."
+                "say it with --config.model.image_size=N, or plan where the data are."
             )
     if not split.text or split.label_key:
         shapes["label"] = ((), np.int32)
@@ -69,6 +72,10 @@ def describe(run: Run, mesh: Mesh) -> Batches:
     if run.epochs is not None:
         assumed.append(f"{IMAGENET_EXAMPLES:,} examples an epoch, which sets learning rates only")
     return Batches(spec, ("",) * classes, IMAGENET_EXAMPLES, tuple(assumed))
+
+
+def _pair(value: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    return (value, value) if isinstance(value, int) else value
 
 
 def _is_here(run: Run) -> bool:

@@ -31,6 +31,7 @@ class Plan:
 
     Attributes:
         state_bytes: parameters, optimiser state and averages.
+        whole_state_bytes: the same before it is split.
         peak_bytes: arguments + outputs - aliased + temporaries; where the compiler refused, the
             temporaries it asked for with state and batch.
         aliased_bytes: arguments whose memory the outputs take over: the donated state.
@@ -54,6 +55,7 @@ class Plan:
     batch_size: int
     settings: dict[str, Any]
     state_bytes: int
+    whole_state_bytes: int
     peak_bytes: int
     limit_bytes: int | None
     flops: int
@@ -76,6 +78,12 @@ class Plan:
         if not self.compiled:
             return False
         return None if self.limit_bytes is None else self.peak_bytes <= self.limit_bytes
+
+    @property
+    def uneven(self) -> bool:
+        """Whether fsdp leaves much of the state whole, as its leaves do not divide by it."""
+        ways = self.mesh["fsdp"]
+        return ways > 1 and self.state_bytes > 1.5 * self.whole_state_bytes / ways
 
     @property
     def roofline_s(self) -> float | None:
@@ -125,9 +133,8 @@ def make(run: Run, mesh: Mesh, topology: str | None = None, batches: Batches | N
     batches = batches or describe(run, mesh)
     parts = assembly.assemble_step(run, mesh, batches)
     optimizer = optim.build(run, assembly.abstract_params(parts), parts.steps, batches.examples)
-    state_bytes = parallel.shard_bytes(
-        parallel.abstract_state(parts.task, optimizer, mesh, run.seed)
-    )
+    state = parallel.abstract_state(parts.task, optimizer, mesh, run.seed)
+    state_bytes = parallel.shard_bytes(state)
     device = mesh.devices.flat[0]
     began = time.monotonic()
     training, refused = None, ""
@@ -154,6 +161,7 @@ def make(run: Run, mesh: Mesh, topology: str | None = None, batches: Batches | N
             "mu_dtype": run.optim.mu_dtype,
         },
         "state_bytes": state_bytes,
+        "whole_state_bytes": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
         "limit_bytes": report.capacity(device),
         "flops": images // mesh.size,
         "peak_flops": report.peak_flops(device),

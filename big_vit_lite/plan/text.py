@@ -50,6 +50,12 @@ def _title(plan: Plan) -> str:
 def _memory(plan: Plan) -> list[str]:
     limit = "" if plan.limit_bytes is None else f" of {gib(plan.limit_bytes).strip()}"
     lines = [f"  state      {gib(plan.state_bytes)}"]
+    if plan.uneven:
+        lines.append(
+            f"    an even split of {gib(plan.whole_state_bytes).strip()} over fsdp "
+            f"{plan.mesh['fsdp']} would be less: what does not divide by it stays whole; a smaller "
+            "mesh.fsdp with more mesh.data may take less"
+        )
     if not plan.compiled:
         lines.append(f"  peak       {gib(plan.peak_bytes)}{limit}: DOES NOT FIT, by the compiler")
         return lines

@@ -14,6 +14,9 @@ FSDP = config.Mesh(data=1, fsdp=8)
 WIDE = {"width": 128, "depth": 2, "heads": 4, "mlp_dim": 512, "patch": 4, "scan": True}
 
 
+SMALL = {"depth": 2, "scan": True}
+
+
 def plan_of(run):
     return make(run, parallel.make_mesh(run.mesh))
 
@@ -23,8 +26,12 @@ def wide_run(**fields):
 
 
 def test_a_plan_reads_the_step_that_training_compiles():
-    run = make_run(mesh=config.Mesh(data=2, fsdp=4), optim={"ema": 0.9})
+    run = make_run(mesh=config.Mesh(data=2, fsdp=4), optim={"ema": 0.9}, model=SMALL)
     plan = plan_of(run)
+    per_image = report.train_flops(
+        width=32, depth=2, mlp_dim=64, patches=16, tokens=16, patch_dim=192, classes=10, pool="gap"
+    )
+    assert plan.flops == 16 * per_image // 8
     task = make_task(run)
     mesh = parallel.make_mesh(run.mesh)
     training = parallel.compile_training(
@@ -46,19 +53,19 @@ def test_a_plan_reads_the_step_that_training_compiles():
     assert plan.images_per_s == pytest.approx(16 / plan.roofline_s)
 
 
-def test_flops_are_the_models_own_share_of_a_device():
-    run = make_run(mesh=FSDP)
-    plan = plan_of(run)
-    per_image = report.train_flops(
-        width=32, depth=3, mlp_dim=64, patches=16, tokens=16, patch_dim=192, classes=10, pool="gap"
-    )
-    assert plan.flops == 16 * per_image // 8
+def test_a_state_that_fsdp_leaves_whole_is_told():
+    mesh = {"data": 1, "fsdp": 8, "tensor": 1}
+    plan = dataclasses.replace(PLAN, mesh=mesh, whole_state_bytes=8000)
+    assert not plan.uneven
+    whole = dataclasses.replace(plan, state_bytes=2000)
+    assert whole.uneven
+    assert "over fsdp 8 would be less" in text.describe(dataclasses.replace(whole, compiled=False))
 
 
 def test_a_lost_donation_shows(monkeypatch):
     jit = jax.jit
     monkeypatch.setattr(jax, "jit", lambda f, donate_argnums=None, **options: jit(f, **options))
-    plan = plan_of(make_run(mesh=FSDP))
+    plan = plan_of(make_run(mesh=FSDP, model=SMALL))
     assert plan.aliased_bytes == 0
     assert "NOT ALL of it" in text.describe(plan)
 
@@ -91,7 +98,7 @@ def test_data_that_are_not_here_are_described_by_the_config():
     assert len(found.class_names) == 1000
     assert found.assumed[0].startswith("1,000 classes, as /nowhere was not read")
     assert found.assumed[1].startswith("1,281,167 examples an epoch")
-    said = config.load("configs/vit_b16.py:path=/nowhere", {"model.classes": 21_843, "steps": 9})
+    said = config.load("configs/vit_b16.py:path=/nowhere", {"model.classes": 9, "steps": 20_000})
     assert describe(said, parallel.make_mesh()).assumed == ()
 
 
@@ -100,6 +107,8 @@ def test_image_sizes_that_only_files_tell_are_asked_for():
     run = config.load("configs/vit_b16.py:path=/nowhere", transform)
     with pytest.raises(config.InputError, match="leaves the size of image to the files"):
         describe(run, parallel.make_mesh())
+    run = config.load("configs/vit_b16.py:path=/nowhere", transform | {"model.image_size": 96})
+    assert describe(run, parallel.make_mesh()).spec["image"].shape == (4096, 96, 96, 3)
 
 
 def test_data_that_are_here_tell_their_classes():
@@ -134,6 +143,7 @@ PLAN = Plan(
     batch_size=16,
     settings={"remat": "none"},
     state_bytes=1000,
+    whole_state_bytes=1000,
     peak_bytes=9000,
     limit_bytes=2100,
     flops=1,
@@ -162,9 +172,21 @@ def test_remedies_go_as_far_as_they_must(halving):
 def test_best_split_is_the_fewest_ways_that_leave_least(monkeypatch):
     monkeypatch.setattr("big_vit_lite.parallel.rules.MIN_FSDP_SIZE", 64)
     run = make_run(mesh=config.Mesh(data=8))
-    plan = plan_of(run)
-    data, fsdp = remedies.best_split(run, jax.devices(), plan)
-    assert data * fsdp == 8 and fsdp == 8
-    sharded = remedies.with_changes(run, {"mesh.data": data, "mesh.fsdp": fsdp})
-    assert plan_of(sharded).state_bytes < 0.2 * plan.state_bytes
-    assert remedies.best_split(sharded, jax.devices(), plan_of(sharded)) is None
+
+    def state_bytes(fsdp):
+        mesh = parallel.make_mesh(config.Mesh(data=8 // fsdp, fsdp=fsdp))
+        return remedies._state_bytes(run, mesh)
+
+    whole, least = state_bytes(1), state_bytes(8)
+    assert least < 0.2 * whole
+    plan = dataclasses.replace(PLAN, state_bytes=whole)
+    assert remedies.best_split(run, jax.devices(), plan) == (1, 8)
+    split = {"data": 1, "fsdp": 8, "tensor": 1}
+    plan = dataclasses.replace(PLAN, state_bytes=least, mesh=split)
+    assert remedies.best_split(run, jax.devices(), plan) is None
+    # Nothing divides by more than 4: then 4 ways are enough.
+    monkeypatch.setattr(
+        remedies, "_state_bytes", lambda run, mesh: 800 // min(4, mesh.shape["fsdp"])
+    )
+    plan = dataclasses.replace(PLAN, state_bytes=800)
+    assert remedies.best_split(run, jax.devices(), plan) == (2, 4)
