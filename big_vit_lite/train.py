@@ -288,7 +288,7 @@ def train_row(parts, step: int, numbers: dict[str, float], skips) -> dict[str, A
         **{f"train/{key}": value for key, value in numbers.items()},
         "train/examples": examples,
         "train/epoch": examples / parts.batches.examples,
-        "train/bad_examples": len(skips.names),
+        **({"train/bad_examples": len(skips.names)} if skips.names else {}),
         "memory/peak_bytes": report.memory_peak(),
     }
 
