@@ -11,6 +11,7 @@ first, whose word on it holds for all. No process is ahead of the others by more
 import difflib
 import errno
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -52,9 +53,14 @@ class Keeper:
             best_mode: whether the best is the highest or the lowest.
 
         Raises:
-            InputError: if the directory cannot be made or written to, another run has it, or it
-                is not the same one for all processes.
+            InputError: if the directory is a URL, cannot be made or written to, another run has
+                it, or it is not the same one for all processes.
         """
+        if re.match(r"\w\w+:/", str(directory)):
+            raise InputError(
+                f"{directory}: a run writes to a file system, not to a URL; mount the bucket (with "
+                "gcsfuse, say) and give the folder that it is mounted on as --workdir"
+            )
         self.directory = Path(directory).absolute()
         self._keep, self._keep_every = keep, keep_every
         self._keep_best, self._sign = keep_best, 1 if best_mode == "max" else -1

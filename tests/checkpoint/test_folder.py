@@ -4,11 +4,12 @@ import collections
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
 
-from big_vit_lite.checkpoint import Keeper, folder
+from big_vit_lite.checkpoint import Keeper, folder, keeper
 from big_vit_lite.config import InputError, RunError
 
 HOLDER = """
@@ -47,16 +48,30 @@ def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatc
         assert "lies on a file system without locks" in caplog.text
 
 
+def test_processes_that_do_not_share_the_directory_are_refused(tmp_path, monkeypatch):
+    """What process 1 reads there is nothing, or what an earlier run left."""
+    monkeypatch.setattr(keeper, "gather", lambda name, token: [token, None])
+    with pytest.raises(InputError, match="process 1 does not see what process 0 wrote to .*share"):
+        Keeper(tmp_path)
+
+
+def test_a_bucket_is_refused_before_a_folder_called_gs_is_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="gs:/bucket/run.*: a run writes to a file system.*mount"):
+        Keeper(Path("gs://bucket/run/checkpoints"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_save_without_room_is_not_begun(tmp_path, monkeypatch):
     usage = collections.namedtuple("usage", "total used free")
-    with Keeper(tmp_path) as keeper:
-        keeper.save(1, {"params": {"w": jnp.ones((8, 8))}}, {})
-        keeper.wait()
+    with Keeper(tmp_path) as saver:
+        saver.save(1, {"params": {"w": jnp.ones((8, 8))}}, {})
+        saver.wait()
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**31, 2**30, 3 * 2**20))
         with pytest.raises(RunError) as error:
-            keeper.save(2, {"params": {"w": jnp.ones((1024, 1024))}}, {})
+            saver.save(2, {"params": {"w": jnp.ones((1024, 1024))}}, {})
         assert str(error.value) == (
             f"could not save step 2 to {tmp_path}: the disk is full: it takes 4.0 MiB and 3.0 MiB "
             "are free on that disk; make room and start again (step 1 still stands)"
         )
-        assert keeper.steps == (1,) and not list(tmp_path.glob("2*"))
+        assert saver.steps == (1,) and not list(tmp_path.glob("2*"))
