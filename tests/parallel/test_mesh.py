@@ -1,5 +1,7 @@
 """Meshes and the layout of parameters on them."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +25,28 @@ def test_sizes_that_do_not_make_the_devices_are_refused():
         parallel.make_mesh(config.Mesh(data=3, fsdp=2))
     with pytest.raises(config.InputError, match="product is 8"):
         parallel.make_mesh(config.Mesh(data=-1, fsdp=3))
+
+
+def test_only_data_spans_slices():
+    devices = [SimpleNamespace(slice_index=i // 4) for i in range(8)]
+    with pytest.raises(config.InputError, match="data=1 does not divide by the 2 slices.*data=2"):
+        parallel.make_mesh(config.Mesh(data=1, fsdp=-1), devices)
+
+
+def test_gathered_weights_are_whole_along_fsdp_and_the_same_numbers(monkeypatch):
+    monkeypatch.setattr("big_vit_lite.parallel.rules.MIN_FSDP_SIZE", 64)
+    mesh = parallel.make_mesh(config.Mesh(data=1, fsdp=4, tensor=2))
+    kernel, scale = jnp.arange(512.0).reshape(16, 32) / 7, jnp.arange(16.0)
+    params = {"MlpBlock_0": {"Dense_0": {"kernel": kernel}}, "LayerNorm_0": {"scale": scale}}
+    assert not parallel.weights_are_split()
+    with jax.set_mesh(mesh):
+        assert parallel.weights_are_split()
+        gather = jax.jit(lambda p: parallel.gather_weights(p, jnp.bfloat16, depth=3))
+        whole = gather(params)
+    found = whole["MlpBlock_0"]["Dense_0"]["kernel"]
+    assert found.sharding.spec == P(None, "tensor") and found.dtype == jnp.bfloat16
+    assert (found == kernel.astype(jnp.bfloat16)).all()
+    assert whole["LayerNorm_0"]["scale"].dtype == jnp.float32  # norms stay in float32
 
 
 def test_leaves_are_split_by_path_then_by_shape():

@@ -1,5 +1,6 @@
 """Peaks by name of the device, the measured rate of a CPU, memory."""
 
+import os
 from types import SimpleNamespace
 
 import jax
@@ -33,6 +34,28 @@ from big_vit_lite.report import hardware
 )
 def test_peak_by_name(platform, kind, flops):
     assert hardware.peak_flops(SimpleNamespace(platform=platform, device_kind=kind)) == flops
+
+
+def test_peaks_beside_flops():
+    v5e = hardware.peaks(SimpleNamespace(platform="tpu", device_kind="TPU v5 lite"))
+    assert (v5e.memory, v5e.links, v5e.network) == (819e9, 200e9, 3.125e9)
+    # v3's chip has 900 GB/s and two devices.
+    v3 = hardware.peaks(SimpleNamespace(platform="tpu", device_kind="TPU v3"))
+    assert v3.memory == 450e9 and v3.network is None
+    h200 = hardware.peaks(SimpleNamespace(platform="gpu", device_kind="NVIDIA H200"))
+    assert h200.memory == 4800e9 and h200.links == 450e9
+    assert hardware.peaks(jax.devices()[0]) is None
+
+
+def test_capacity_is_the_compilers_or_the_devices_own():
+    chip = SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")
+    assert hardware.capacity(chip) == int(15.75 * 2**30)
+    stats = {"bytes_limit": 100}
+    gpu = SimpleNamespace(platform="gpu", device_kind="NVIDIA H200", memory_stats=lambda: stats)
+    assert hardware.capacity(gpu) == 100
+    # The CPU's devices share the memory of the machine.
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert hardware.capacity(jax.devices()[0]) == total // jax.local_device_count()
 
 
 def test_cpu_rate_is_measured_once_and_shared_by_its_devices():
