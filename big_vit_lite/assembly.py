@@ -70,6 +70,8 @@ def assemble_step(run: config.Run, mesh: Mesh, batches: Any) -> Parts:
             "leave model.classes none, or give at least that many."
         )
     model = models.build_model(run.model, image_shape, classes, platform)
+    if run.mesh.stage > 1:
+        model = models.in_stages(model, config.microbatches(run.mesh))
     task = tasks.build(run, model)
     return Parts(run, mesh, batches, steps, model, task, evaluations=[])
 

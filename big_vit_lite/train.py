@@ -22,6 +22,7 @@ from big_vit_lite import (
     config,
     data,
     evals,
+    models,
     optim,
     parallel,
     plan,
@@ -62,6 +63,8 @@ def train(run: config.Run, workdir: str | Path) -> tuple[dict[str, float], bool]
         if parallel.is_first():
             (workdir / "config.json").write_text(run.to_json())
         log.say(f"{workdir}: {parts.steps:,} steps on {describe_mesh(parts.mesh)}; compiling")
+        if run.mesh.stage > 1:
+            log.say(describe_pipeline(run.mesh))
         training = parallel.compile_training(
             parts.task, optimizer, parts.mesh, parts.batches.spec, run.seed
         )
@@ -311,6 +314,13 @@ def describe_mesh(mesh) -> str:
     axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
     kind = mesh.devices.flat[0].device_kind
     return f"{mesh.size} x {kind}" + (f" ({axes})" if axes else "")
+
+
+def describe_pipeline(mesh: config.Mesh) -> str:
+    """'pipeline: 4 stages, 16 micro-batches; a stage idles 16% of a step'."""
+    stages, count = mesh.stage, config.microbatches(mesh)
+    idle = models.bubble(stages, count)
+    return f"pipeline: {stages} stages, {count} micro-batches; a stage idles {idle:.0%} of a step"
 
 
 def describe_parameters(parts, training) -> str:

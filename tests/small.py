@@ -18,6 +18,8 @@ def make_run(batch_size=16, model=None, **fields):
 
 def make_task(run, image_shape=(32, 32, 3), classes=10):
     model = models.build_model(run.model, image_shape, classes, "cpu")
+    if run.mesh.stage > 1:
+        model = models.in_stages(model, config.microbatches(run.mesh))
     return tasks.build(run, model)
 
 

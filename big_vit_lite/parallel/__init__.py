@@ -20,6 +20,8 @@ _HOME = {
     "constrain": "mesh",
     "make_mesh": "mesh",
     "replicated": "mesh",
+    "split_tokens": "mesh",
+    "whole_tokens": "mesh",
     "gather_weights": "rules",
     "leaf_spec": "rules",
     "relayout": "rules",

@@ -11,9 +11,10 @@ import math
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Float, Shaped
 
 from big_vit_lite import config
 
@@ -94,3 +95,16 @@ def constrain(x: Shaped[Array, "b ..."], *rest: str | None) -> Shaped[Array, "b 
         return x
     rest = tuple(axis if axis in mesh.axis_names else None for axis in rest)
     return jax.lax.with_sharding_constraint(x, P(BATCH, *rest))
+
+
+def split_tokens(x: Float[Array, "b n d"]) -> Float[Array, "b m d"]:
+    """Tokens over the axis `sequence`, behind them zeros until they divide; x without that axis."""
+    ways = axis_size("sequence")
+    if ways == 1:
+        return x
+    return constrain(jnp.pad(x, ((0, 0), (0, -x.shape[1] % ways), (0, 0))), "sequence")
+
+
+def whole_tokens(x: Float[Array, "b m h k"], tokens: int) -> Float[Array, "b n h k"]:
+    """Keys or values of all tokens on each device, the first `tokens` of them, without padding."""
+    return constrain(x, None, "tensor")[:, :tokens]

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from big_vit_lite.models.layers.inits import kernel_init
 from big_vit_lite.models.layers.noise import dropout
+from big_vit_lite.parallel import axis_size, constrain, whole_tokens
 
 Heads = Float[Array, "b n h k"]
 Maps = Float[Array, "b h n m"]
@@ -154,9 +155,10 @@ def rows(x: Float[Array, "... d"]) -> Float[Array, "rows d"]:
     """Tokens of all images under each other, for a matrix product.
 
     On CPU, XLA computes the kernel's gradient in one call then; with two leading axes it first
-    transposes the outputs' gradient. 8 % of a ViT-B/16 step.
+    transposes the outputs' gradient. 8 % of a ViT-B/16 step. Tokens that are split over devices
+    stay as they are: rows of several images under each other could not be.
     """
-    return x.reshape(-1, x.shape[-1])
+    return x if axis_size("sequence") > 1 else x.reshape(-1, x.shape[-1])
 
 
 class Projection(nn.Module):
@@ -205,7 +207,8 @@ class Merge(nn.Module):
             return init(key, (shape[0] * shape[1], shape[2]), dtype).reshape(shape)
 
         kernel = self.param("kernel", flat_init, (heads, per_head, self.features))
-        x, leading = x.reshape(-1, heads * per_head), x.shape[:-2]
+        leading = x.shape[:-2]
+        x = rows(x.reshape(*leading, heads * per_head))
         y = x @ kernel.reshape(-1, self.features).astype(self.dtype)
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
@@ -222,6 +225,9 @@ class Attention(nn.Module):
     Returns:
         the tokens, and the attention maps if `maps`, else None. Maps and dropout of attention take
         the reference path, because no fused one has them.
+
+    Where the mesh splits tokens over `sequence`, `tokens` says how many are real: each device
+    computes its queries against the keys and values of all of them.
     """
 
     heads: int
@@ -235,6 +241,7 @@ class Attention(nn.Module):
     init_rule: str = "xavier"
     depth: int | None = None
     features: int | None = None
+    tokens: int | None = None
 
     @nn.compact
     def __call__(
@@ -251,13 +258,19 @@ class Attention(nn.Module):
             Projection(per_head, self.qkv_bias, self.dtype, self.init_rule, name=name)(source)
             for name, source in (("query", x), ("key", context), ("value", context))
         )
+        implementation = self.implementation
+        if self.tokens is not None:
+            q = constrain(q, "sequence", "tensor")
+            k, v = whole_tokens(k, self.tokens), whole_tokens(v, self.tokens)
+            # cuDNN's kernel is split over batch and heads only.
+            implementation = "xla" if implementation == "cudnn" else implementation
         maps = None
         with jax.named_scope("dot_product_attention"):
             if self.maps or (key is not None and self.dropout):
                 mask = combined_mask(x.shape[1], self.causal, mask)
                 y, maps = reference_attention(q, k, v, self.dropout, key, mask)
             else:
-                y = dot_product_attention(q, k, v, self.implementation, self.causal, mask)
+                y = dot_product_attention(q, k, v, implementation, self.causal, mask)
         features = width if self.features is None else self.features
         out = Merge(features, self.bias, self.dtype, self.init_rule, self.depth, name="out")
         return out(y), maps if self.maps else None

@@ -10,11 +10,19 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
+from big_vit_lite.config import InputError
 from big_vit_lite.models.layers.attention import KEPT, Attention, Mask, rows
 from big_vit_lite.models.layers.inits import kernel_init, mlp_bias_init
-from big_vit_lite.models.layers.noise import dropout, stochastic_depth
+from big_vit_lite.models.layers.noise import PartKey, dropout, split_key, stochastic_depth
 from big_vit_lite.models.layers.norms import LayerNorm, LayerScale
-from big_vit_lite.parallel import constrain, gather_weights, weights_are_split
+from big_vit_lite.models.layers.pipeline import pipeline
+from big_vit_lite.parallel import (
+    axis_size,
+    constrain,
+    gather_weights,
+    split_tokens,
+    weights_are_split,
+)
 
 Tokens = Float[Array, "b n d"]
 
@@ -32,7 +40,9 @@ class BlockSpec:
 
     `bias` is for the output projection, the MLP and the norms; `qkv_bias` for query, key, value.
     `layer_scale` is its initial value, None for none. `attention` names a path of attention.py,
-    `init` a rule of inits.py, which may want to know the `depth` of the stack.
+    `init` a rule of inits.py, which may want to know the `depth` of the stack. `microbatches`
+    are the parts of a batch in a pipeline; `tokens` how many are real, where the mesh splits them
+    and padding may follow.
     """
 
     heads: int
@@ -49,6 +59,8 @@ class BlockSpec:
     causal: bool = False
     init: str = "xavier"
     depth: int | None = None
+    microbatches: int = 1
+    tokens: int | None = None
 
     def norm(self, name: str, **overrides) -> LayerNorm:
         """A norm as these blocks have it."""
@@ -65,6 +77,7 @@ class BlockSpec:
             "dtype": self.dtype,
             "init_rule": self.init,
             "depth": self.depth,
+            "tokens": self.tokens,
             **overrides,
         }
         return Attention(**fields, name=name)
@@ -91,7 +104,7 @@ class Mlp(nn.Module):
 
         y = dense("Dense_0", "mlp_in", width, spec.mlp_dim)(rows(x))
         y = ACTIVATIONS[spec.activation](y)
-        y = dropout(y, spec.dropout, key)
+        y = rows(dropout(y.reshape(*x.shape[:-1], -1), spec.dropout, key))
         return dense("Dense_1", "mlp_out", spec.mlp_dim, width)(y).reshape(x.shape)
 
 
@@ -113,7 +126,7 @@ class Block(nn.Module):
         self, x: Tokens, noise: tuple = (None, None), mask: Mask | None = None
     ) -> tuple[Tokens, dict[str, Array]]:
         spec, (key, rate) = self.spec, noise
-        keys = (None,) * 6 if key is None else jax.random.split(key, 6)
+        keys = (None,) * 6 if key is None else split_key(key, 6)
 
         def residual(x: Tokens, y: Tokens, index: int) -> Tokens:
             if spec.layer_scale is not None:
@@ -121,7 +134,7 @@ class Block(nn.Module):
             y = dropout(y, spec.dropout, keys[2 * index])
             return x + stochastic_depth(y, rate, keys[2 * index + 1])
 
-        x = constrain(x)
+        x = constrain(x, None if spec.tokens is None else "sequence")
         attention = spec.attend(
             "MultiHeadDotProductAttention_0",
             dropout=spec.attention_dropout,
@@ -158,7 +171,9 @@ class Encoder(nn.Module):
         capture: tuple[str, ...] = (),
         mask: Mask | None = None,
     ) -> tuple[Tokens, dict[str, Array]]:
-        block = Block
+        spec, tokens, block = self.spec, x.shape[1], Block
+        if axis_size("sequence") > 1 and not spec.causal:  # texts are short and stay whole
+            x, spec = split_tokens(x), dataclasses.replace(spec, tokens=tokens)
         if weights_are_split() and not self.is_initializing():
             gather = functools.partial(
                 gather_weights, dtype=self.spec.dtype, depth=self.depth if self.scan else None
@@ -166,7 +181,12 @@ class Encoder(nn.Module):
             block = nn.map_variables(Block, "params", trans_in_fn=gather)
         block = rematerialised(block, self.remat, in_scan=self.scan)
         keys, rates = self._noise(key)
-        if self.scan:
+        staged = axis_size("stage") > 1 and not self.is_initializing()
+        if keys is not None and spec.tokens is not None and not staged:
+            keys = PartKey(keys, tokens=tokens)
+        if staged:
+            x, layers = self._in_stages(block(spec, parent=None), x, keys, rates, mask, capture), []
+        elif self.scan:
             stack = nn.scan(
                 block,
                 variable_axes={"params": 0},
@@ -174,20 +194,49 @@ class Encoder(nn.Module):
                 in_axes=(0, nn.broadcast),
                 length=self.depth,
             )
-            x, seen = stack(self.spec, capture, name="encoderblock")(x, (keys, rates), mask)
+            x, seen = stack(spec, capture, name="encoderblock")(x, (keys, rates), mask)
             layers = [{name: y[i] for name, y in seen.items()} for i in range(self.depth)]
         else:
             layers = []
             for i in range(self.depth):
-                noise = tuple(None if y is None else y[i] for y in (keys, rates))
-                x, seen = block(self.spec, capture, name=f"encoderblock_{i}")(x, noise, mask)
+                noise = jax.tree.map(lambda y, i=i: y[i], (keys, rates))
+                x, seen = block(spec, capture, name=f"encoderblock_{i}")(x, noise, mask)
                 layers.append(seen)
         prefix = {"blocks": "block", "attention": "attention"}
         captured = {
             f"{prefix[name]}{i:02d}": y for i, seen in enumerate(layers) for name, y in seen.items()
         }
         captured["unnormalized"] = x
-        return self.spec.norm("encoder_norm")(x), captured
+        if spec.tokens is not None:  # without padding
+            captured = {
+                name: y[:, :tokens] if y.ndim == 3 else y[:, :, :tokens]
+                for name, y in captured.items()
+            }
+        return self.spec.norm("encoder_norm")(x)[:, :tokens], captured
+
+    def _in_stages(
+        self, block: Block, x: Tokens, keys, rates, mask: Mask | None, capture: tuple[str, ...]
+    ) -> Tokens:
+        """The blocks as a pipeline over the mesh axis `stage`."""
+        stages = axis_size("stage")
+        if capture:
+            raise InputError(
+                f"Intermediates of blocks ({', '.join(capture)}) stay on the stages of a pipeline: "
+                "compute them with mesh.stage=1."
+            )
+        if not self.scan or self.depth % stages:
+            found = f"{self.depth} blocks" if self.scan else "blocks that are unrolled"
+            raise InputError(
+                f"mesh.stage is {stages}, and the model has {found}: set model.scan=true, and "
+                "stages that divide the depth."
+            )
+
+        def apply(params, x, noise, mask):
+            return block.apply({"params": params}, x, noise, mask)[0]
+
+        params = self.variables["params"]["encoderblock"]
+        parts, tokens = self.spec.microbatches, block.spec.tokens
+        return pipeline(apply, params, x, keys, rates, mask, parts, tokens)
 
     def _noise(self, key: Key[Array, ""] | None) -> tuple[Array | None, Array | None]:
         """A key a layer, and rates of stochastic depth rising linearly to the given one."""
