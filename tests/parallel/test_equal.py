@@ -166,3 +166,18 @@ def test_what_cannot_be_split_is_refused():
         apply(make_task(run).model.clone(scan=False))
     with pytest.raises(config.InputError, match=r"blocks \(attention\) stay on the stages"):
         apply(make_task(run).model, capture=("attention",))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_text_towers_are_split_too(causal):
+    """Their padding masks go with the rows of a pipeline, and with split tokens."""
+    section = config.Text(variant="mu", depth=2, vocabulary=50, causal=causal, pad_id=0, scan=True)
+    tower = models.build_text(section, 7, 8, "cpu")
+    tokens = np.random.default_rng(0).integers(0, 50, (16, 7))
+    params = {"params": models.init_params(tower, jax.random.key(0))}
+    alone = jax.jit(tower.apply)(params, tokens)[0]
+    for sizes in ({"data": 4, "sequence": 2}, {"data": 4, "stage": 2}):
+        with jax.set_mesh(parallel.make_mesh(config.Mesh(**sizes))):
+            staged = models.in_stages(tower, 4) if "stage" in sizes else tower
+            features = jax.jit(staged.apply)(params, tokens)[0]
+        np.testing.assert_allclose(features, alone, atol=1e-5)
