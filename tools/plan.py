@@ -212,7 +212,7 @@ def line(row: dict[str, Any]) -> str:
         f"{row['limit_bytes'] / 2**30:.2f}",
         *(f"{moved.get(kind, 0) / 1e6:,.0f}" for kind in known),
         f"{other / 1e6:,.0f}",
-        f"{floor * 1e3:.1f}" if floor else "-",
+        f"{floor * 1e3:.3g}" if floor else "-",
         row["dominates"] or "-",
         f"{row['images_per_s'] / row['devices']:,.0f}" if floor else "-",
         f"{100 * row['mfu']:.0f} %" if row["mfu"] else "-",

@@ -41,7 +41,7 @@ def test_a_line_of_the_table():
     cells = [cell.strip() for cell in tool.line(ROW)[1:-1].split("|")]
     assert cells == [
         "`vit_s16.py` mu_dtype float32", "v5e-8 (8 devices)", "data 8", "1,024", "dots", "1.00",
-        "5.00", "15.75", "0", "5", "2", "50.0", "memory", "2,560", "61 %", "",
+        "5.00", "15.75", "0", "5", "2", "50", "memory", "2,560", "61 %", "",
     ]  # fmt: skip
     assert len(cells) == len(tool.HEADINGS)
     refused = ROW | {"fits": False, "collectives": None, "roofline_s": None, "dominates": None}
