@@ -69,7 +69,8 @@ def load(directory: Path, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
     }
     full = {name: spec for name, spec in specs.items() if spec.size}
     with context:
-        loaded = ocp.load_checkpointables(directory, {ITEM: full})[ITEM] if full else {}
+        # Orbax refuses relative paths.
+        loaded = ocp.load_checkpointables(directory.absolute(), {ITEM: full})[ITEM] if full else {}
     empty = {
         name: jax.make_array_from_callback(
             spec.shape, spec.sharding, lambda index, spec=spec: np.zeros(spec.shape, spec.dtype)

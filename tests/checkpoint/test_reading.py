@@ -132,6 +132,12 @@ def test_find_takes_workdir_checkpoints_and_step(workdir):
     assert read_meta(workdir)["step"] == 2
 
 
+def test_relative_paths_are_read(workdir, monkeypatch):
+    monkeypatch.chdir(workdir.parent)
+    params, _ = load_params(workdir.name, abstract(make_state()["params"]))
+    assert_same(params, make_state(2)["params"])
+
+
 def test_find_says_what_is_not_there(tmp_path, workdir):
     with pytest.raises(InputError, match="nowhere does not exist"):
         find(tmp_path / "nowhere")
