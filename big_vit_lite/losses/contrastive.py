@@ -173,7 +173,8 @@ def _pair_block(negatives, batch, with_gradient, rows, columns, first_row, first
     elif negatives.semi_hard is not None:
         weight = 0.5 * (of_row.astype(s.dtype) + of_column)
     else:
-        weight = of_row.astype(s.dtype)
+        # A logit of -1e30 has neither loss nor gradient: cheaper than a weight of 0.
+        weight, logits = 1.0, jnp.where(of_row, logits, MASKED)
     # softplus, without jax.nn.softplus's care for infinities: a third of its time on CPU.
     softplus = jnp.maximum(logits, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(logits)))
     losses = jnp.sum(weight * softplus, axis=1)
