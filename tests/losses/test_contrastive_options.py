@@ -114,7 +114,8 @@ def along(gradients, direction):
     return sum(np.sum(np.asarray(g) * v) for g, v in zip(gradients, direction, strict=True))
 
 
-@pytest.mark.parametrize("form", ["full", "chunked", "ring"])
+# A ring of 2 devices also goes in chunks: each has 8 rows, the last block is shorter.
+@pytest.mark.parametrize("form", ["full", "ring"])
 def test_softmax_options_and_distillation(form):
     arguments = (*features(), SCALE)
     mesh = parallel.make_mesh(config.Mesh(data=2), jax.devices()[:2])
