@@ -63,6 +63,7 @@ def train(run: config.Run, workdir: str | Path) -> tuple[dict[str, float], bool]
         if parallel.is_first():
             (workdir / "config.json").write_text(run.to_json())
         log.say(f"{workdir}: {parts.steps:,} steps on {describe_mesh(parts.mesh)}; compiling")
+        log.say(describe_data(parts))
         if run.mesh.stage > 1:
             log.say(describe_pipeline(run.mesh))
         training = parallel.compile_training(
@@ -321,6 +322,15 @@ def describe_pipeline(mesh: config.Mesh) -> str:
     stages, count = mesh.stage, config.microbatches(mesh)
     idle = models.bubble(stages, count)
     return f"pipeline: {stages} stages, {count} micro-batches; a stage idles {idle:.0%} of a step"
+
+
+def describe_data(parts) -> str:
+    """'an epoch is 72 examples of 2 classes (cat, dog); val has 8'."""
+    names = parts.batches.class_names
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    classes = f" of {len(names):,} classes ({shown})" if names else ""
+    evaluated = "".join(f"; {e.name} has {e.stream.examples:,}" for e in parts.evaluations)
+    return f"an epoch is {parts.batches.examples:,} examples{classes}{evaluated}"
 
 
 def describe_parameters(parts, training) -> str:
