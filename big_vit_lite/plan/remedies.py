@@ -106,8 +106,7 @@ def best_split(run: Run, devices: list[jax.Device], plan: Plan) -> tuple[int, in
 
     More is not always less: a leaf whose sizes do not divide by fsdp stays whole.
     """
-    tensor = plan.mesh["tensor"]
-    ways = len(devices) // tensor
+    ways = plan.mesh["data"] * plan.mesh["fsdp"]
     found = {plan.mesh["fsdp"]: plan.state_bytes}
     for fsdp in (n for n in range(2, ways + 1) if ways % n == 0):
         sizes = {"mesh.data": ways // fsdp, "mesh.fsdp": fsdp}
