@@ -85,7 +85,7 @@ def get_config(arg=None):
         config.steps = 4
         config.model.update(width=32, depth=2, heads=2, mlp_dim=64)
         config.data.batch_size = 16
-        config.evals.val.every = "4 steps"
-        config.checkpoint.every = "4 steps"
+        config.evals.val.every = "2 steps"
+        config.checkpoint.every = "2 steps"
         config.report.every = 1
     return config

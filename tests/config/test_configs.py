@@ -100,3 +100,22 @@ def test_cifar10_arguments():
     assert (run.data.train.path, run.data.val.image_key) == ("here", "img")
     assert run.data.val.split == "train" and run.data.val.part == "held_out(10%, seed=0)"
     assert load("cifar10").data.val.split == "test"
+
+
+def test_own_images_arguments():
+    run = load("own_images", "source=parquet,path=here,train=a,val=b,image_key=img,label_key=kind")
+    for split, name in ((run.data.train, "a"), (run.data.val, "b")):
+        assert (split.source, split.path, split.split, split.part) == ("parquet", "here", name, "")
+        assert (split.image_key, split.label_key) == ("img", "kind")
+    run = load("own_images", "train=a,size=64,variant=Ti/8")
+    assert run.data.train.split == run.data.val.split == "a"  # nothing else holds examples out
+    assert (run.data.train.part, run.data.val.part) == (
+        "rest(10%, seed=0)",
+        "held_out(10%, seed=0)",
+    )
+    assert "exif=True)|random_resized_crop(64)" in run.data.train.transform
+    assert run.data.val.transform.endswith("resize_small(73)|central_crop(64)")
+    assert run.epochs == 100 and run.data.train.path == "photos"
+    tiny = load("own_images", "path=here,tiny")
+    assert (tiny.data.train.path, tiny.steps) == ("here", 4)
+    assert load("own_images", "tiny").data.train.source == "synthetic"

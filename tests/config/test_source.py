@@ -65,13 +65,14 @@ def test_missing_file_names_the_nearest_shipped_one(tmp_path):
     shipped = source.shipped()
     assert [re.sub(r".*/", "", name) for name in shipped] == [
         "cifar10.py",
+        "own_images.py",
         "quickstart.py",
         "vit_b16.py",
         "vit_s16.py",
     ]
     with pytest.raises(config.InputError) as caught:
-        config.load(shipped[1].replace("quickstart", "quikstart"))
-    assert f'did you mean "{shipped[1]}"?' in str(caught.value)
+        config.load(shipped[2].replace("quickstart", "quikstart"))
+    assert f'did you mean "{shipped[2]}"?' in str(caught.value)
 
 
 @pytest.mark.parametrize(
