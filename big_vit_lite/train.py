@@ -43,7 +43,7 @@ def train(run: config.Run, workdir: str | Path) -> tuple[dict[str, float], bool]
     Raises:
         InputError: wrong input; RunError: the run failed.
     """
-    workdir = Path(workdir)
+    began_at, workdir = time.time(), Path(workdir)
     parts = assembly.assemble(run)
     optimizer = optim.build(
         run, assembly.abstract_params(parts), parts.steps, parts.batches.examples
@@ -66,27 +66,37 @@ def train(run: config.Run, workdir: str | Path) -> tuple[dict[str, float], bool]
         log.say(describe_data(parts))
         if run.mesh.stage > 1:
             log.say(describe_pipeline(run.mesh))
+        began = time.monotonic()
         training = parallel.compile_training(
             parts.task, optimizer, parts.mesh, parts.batches.spec, run.seed
         )
+        speed = {"speed/compile_s": time.monotonic() - began}
+        log.say(f"compiled in {speed['speed/compile_s']:.1f} s")
         log.say(describe_parameters(parts, training))
         state, meta = first_state(parts, keeper, training, last, log)
         log.resume(int(state["step"]))
-        results, stopped = loop(parts, state, training, keeper, log, stop, meta)
+        with report.Goodput(began_at, meta.get("goodput")) as goodput:
+            results, stopped = loop(parts, state, training, keeper, log, stop, meta, goodput, speed)
+            log.say(goodput.describe())
         if parallel.is_first():
             report.curve(workdir)
     return results, stopped
 
 
-def loop(parts, state, training, keeper, log, stop, meta) -> tuple[dict[str, float], bool]:
-    """Steps from the state's own to the last; returns as `train` does."""
+def loop(
+    parts, state, training, keeper, log, stop, meta, goodput, speed
+) -> tuple[dict[str, float], bool]:
+    """Steps from the state's own to the last; returns as `train` does.
+
+    `speed` is what the first row of training says beside its own numbers.
+    """
     run, steps, first = parts.run, parts.steps, int(state["step"])
     save_every, log_every = period(parts, run.checkpoint.every), period(parts, run.report.every)
     began = time.monotonic() - meta.get("wall_s", 0.0)
     results = dict(meta.get("results", {}))
     watch = LossWatch(parts.batches, run.optim.skip_nonfinite, log.say, meta.get("left_out"))
     pace = open_pace(parts)
-    profile = Profile(run.report.profile, log.workdir / "profile")
+    profile = report.Profile(run.report.profile, log.workdir / "profile", training.compiled)
     skips = data.Skips(run.data.skip_limit, log.say, meta.get("bad_examples"))
     votes = parallel.Votes(parts.mesh)
 
@@ -101,17 +111,21 @@ def loop(parts, state, training, keeper, log, stop, meta) -> tuple[dict[str, flo
         return found
 
     # A signal does not wait for evaluations: those it skipped are made up for here.
-    evaluate(first, [e for e in parts.evaluations if e.name in meta.get("skipped", ())])
+    with pace.pause():
+        evaluate(first, [e for e in parts.evaluations if e.name in meta.get("skipped", ())])
     stopping = False
     with open_watchdog(parts) as watchdog, profile, parts.batches.iterate(first, steps) as batches:
         for step in range(first + 1, steps + 1):
-            profile.before(step)
+            profile.before(step, state)
             if step > first + 1:
                 watchdog.expect(f"the batch of step {step}")
             batch = next(batches)
             if step > first + 1:
                 watchdog.expect(f"step {step}")
-            state, metrics = training.step(state, batch)
+            dispatched = time.perf_counter()
+            with profile.step(step):
+                state, metrics = training.step(state, batch)
+            goodput.step(dispatched, metrics)
             pace.step(batches.wait_s)
             known = votes.add(step, bool(stop), batches.skipped)
             if step == first + 1:
@@ -128,7 +142,9 @@ def loop(parts, state, training, keeper, log, stop, meta) -> tuple[dict[str, flo
             for finished, numbers in watch.add(step, metrics, wait=bool(due or save)):
                 log.progress(finished)
                 if finished % log_every == 0 or finished in (1, steps):
-                    log.row(finished, train_row(parts, finished, numbers, skips) | pace.read())
+                    speed |= pace.read() | goodput.read()
+                    log.row(finished, train_row(parts, finished, numbers, skips) | speed)
+                    speed = {}
             with pace.pause():
                 if due:
                     watchdog.expect(f"the evaluations of step {step}", patience=10)
@@ -140,34 +156,12 @@ def loop(parts, state, training, keeper, log, stop, meta) -> tuple[dict[str, flo
                         "skipped": skipped,
                         "bad_examples": skips.to_dict(),
                         "left_out": watch.left_out,
+                        "goodput": goodput.to_dict(),
                     }
                     keeper.save(step, assembly.to_stored(parts, state), said, found)
             if stopping:
                 break
     return results, stopping
-
-
-class Profile:
-    """Traces the steps [first, end) of `report.profile` into a folder; a context manager."""
-
-    def __init__(self, steps: tuple[int, int] | None, directory: Path):
-        self.steps, self.directory, self.running = steps, directory, False
-
-    def __enter__(self) -> "Profile":
-        return self
-
-    def __exit__(self, *exception) -> None:
-        if self.running:
-            jax.profiler.stop_trace()
-
-    def before(self, step: int) -> None:
-        """Called before step `step` (counted from 1) is dispatched."""
-        wanted = self.steps is not None and self.steps[0] <= step - 1 < self.steps[1]
-        if wanted and not self.running:
-            jax.profiler.start_trace(self.directory)
-        elif self.running and not wanted:
-            jax.profiler.stop_trace()
-        self.running = wanted
 
 
 class LossWatch:
@@ -375,14 +369,18 @@ def main(argv: list[str] | None = None) -> int:
             argv,
             program="python -m big_vit_lite.train",
             about="Trains a model; goes on with the run that --workdir holds, if any.",
-            options=(*parallel.OPTIONS, *plan.OPTIONS),
+            options=(report.PROFILE, *parallel.OPTIONS, *plan.OPTIONS),
             checks=(*checks.STATIC, checks.devices(assembly.count_devices)),
             begin=begin,
         )
         workdir = line.workdir or Path(
             parallel.by_first("workdir", lambda: str(dated_folder(line.run)))
         )
-        results, stopped = train(line.run, workdir)
+        run = line.run
+        if "profile" in line.extras:
+            traced = run.report.model_copy(update={"profile": line.extras["profile"]})
+            run = run.model_copy(update={"report": traced})
+        results, stopped = train(run, workdir)
         if not parallel.is_first():
             return STOPPED if stopped else 0
         for key, value in results.items():

@@ -14,13 +14,20 @@ _KNOWN: tuple[tuple[str, Callable[[float], str]], ...] = (
     ("speed/images_per_s", lambda v: f"{v:,.0f} images/s" if v >= 100 else f"{v:.3g} images/s"),
     ("speed/mfu", lambda v: f"MFU {v:.1%}"),
     ("speed/data_wait", lambda v: f"data wait {v:.1%}"),
+    ("speed/goodput", lambda v: f"goodput {v:.1%}"),
     ("memory/peak_bytes", lambda v: f"memory {v / 2**30:.2f} GiB"),
 )
 # Columns in which all of _KNOWN fits beside a bar, and what fits in 80.
 _WIDE = 150
 _LIVE = ("train/loss", "speed/images_per_s", "speed/data_wait")
 # Told in other words, or of no use to a reader of lines.
-_SILENT = {"speed/images_per_s_per_chip", "speed/step_s", "train/examples", "train/epoch"}
+_SILENT = {
+    "speed/images_per_s_per_chip",
+    "speed/compile_s",
+    "speed/step_s",
+    "train/examples",
+    "train/epoch",
+}
 
 
 class Progress:

@@ -1,0 +1,79 @@
+"""Traces of chosen steps, for Perfetto, XProf and tools/profile.py."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from big_vit_lite.config import Option
+
+PROGRAM = "step.txt"
+"""The compiled step beside its trace: it knows which layer each operation belongs to."""
+
+
+def _steps(text: str) -> tuple[int, int]:
+    first, colon, end = text.partition(":")
+    if not (colon and first.isdecimal() and end.isdecimal() and int(first) < int(end)):
+        raise ValueError("wants FIRST:END with FIRST < END, as in 10:13 for three steps")
+    return int(first), int(end)
+
+
+PROFILE = Option(
+    "profile",
+    "FIRST:END",
+    "Traces these steps, counted from 0, into WORKDIR/profile: the field report.profile in short. "
+    "tools/profile.py says what took the time in it.",
+    _steps,
+)
+
+
+class Profile:
+    """Traces the steps [first, end) of `report.profile` into a folder; a context manager.
+
+    The Python interpreter's own calls are left out: they slow a step several times and bury it.
+    """
+
+    def __init__(self, steps: tuple[int, int] | None, directory: Path, program: Any):
+        """Prepares.
+
+        Args:
+            steps: which ones, counted from 0; None: none.
+            directory: where the trace goes.
+            program: the compiled step, a jax.stages.Compiled.
+        """
+        self.steps, self.directory, self.program = steps, directory, program
+        self.running = False
+
+    def __enter__(self) -> "Profile":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self.running:
+            self._stop()
+
+    def step(self, step: int) -> contextlib.AbstractContextManager:
+        """Step `step`, counted from 1, is dispatched in here; tools find it under its number."""
+        return jax.profiler.StepTraceAnnotation("train", step_num=step)
+
+    def before(self, step: int, state: Any) -> None:
+        """Called before step `step` (counted from 1) takes the state of the step before it."""
+        wanted = self.steps is not None and self.steps[0] <= step - 1 < self.steps[1]
+        if wanted and not self.running:
+            jax.block_until_ready(state)  # the trace begins and ends with whole steps
+            self._start()
+        elif self.running and not wanted:
+            jax.block_until_ready(state)
+            self._stop()
+
+    def _start(self) -> None:
+        options = jax.profiler.ProfileOptions()
+        options.python_tracer_level = 0
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / PROGRAM).write_text(self.program.as_text())
+        jax.profiler.start_trace(self.directory, profiler_options=options)
+        self.running = True
+
+    def _stop(self) -> None:
+        self.running = False
+        jax.profiler.stop_trace()
