@@ -44,7 +44,9 @@ def assemble(run: config.Run) -> Parts:
                 f"evaluation {evaluation.name} has images of {channels} channels and the model "
                 f"{run.model.channels}; its transform wants decode(channels={run.model.channels})."
             )
-        patch_grid((height, width), parts.model.patch, parts.model.patch_stride)
+        patch_grid(
+            (height, width), parts.model.patch, parts.model.patch_stride, parts.model.drop_edge
+        )
     return parts._replace(evaluations=evaluations)
 
 
@@ -201,7 +203,9 @@ def abstract_params(parts: Parts) -> Any:
 def train_flops(parts: Parts) -> int:
     """Analytic FLOPs to train on one image."""
     model = parts.model
-    rows, columns = patch_grid(model.image_shape[:2], model.patch, model.patch_stride)
+    rows, columns = patch_grid(
+        model.image_shape[:2], model.patch, model.patch_stride, model.drop_edge
+    )
     patches = rows * columns
     kept = max(1, round(patches * (1 - model.patch_dropout)))  # what the blocks see in training
     return report.train_flops(

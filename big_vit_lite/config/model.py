@@ -58,6 +58,9 @@ class Model(Section):
     tokens more."""
     patch_bias: bool = True
     """Bias of the patch embedding; false for CLIP's and other pre-norm models."""
+    drop_edge: bool = False
+    """Whether pixels at the right and lower edge that fill no patch are left out; else such images
+    are refused. For SigLIP's So400m/14, which sees 378 of its images' 384 pixels."""
     image_size: Natural | Pair | None = None
     """Side in pixels, or (height, width), of the images the model is built for; none: what
     data.train makes, which it must equal otherwise. Evaluations may see other sizes."""

@@ -49,7 +49,7 @@ def build_model(
     spec = block_spec(model, size, width, platform)
     check_block("model", width, spec, platform)
     _check(model, width, patch, stride, class_token)
-    grid = patch_grid(image_shape[:2], patch, stride)
+    grid = patch_grid(image_shape[:2], patch, stride, model.drop_edge)
     scan = platform != "cpu" if model.scan is None else model.scan
     return ViT(
         width=width,
@@ -60,6 +60,7 @@ def build_model(
         image_shape=tuple(image_shape),
         classes=classes,
         patch_bias=model.patch_bias,
+        drop_edge=model.drop_edge,
         pool=model.pool,
         class_token=class_token,
         positions=model.positions,

@@ -1,7 +1,9 @@
 """The two forms of layers in parameter trees: a leading depth axis, or one dict a layer.
 
 Scanned models keep Transformer/encoderblock/..., unrolled ones Transformer/encoderblock_0/... and
-so on. Optimiser states and averages hold trees of the same names, wherever they are in a state.
+so on. Optimiser states and averages hold trees of the same names, wherever they are in a state. A
+model may have several stacks, each with its own depth: the name above, such as Encoder_0, tells
+them apart.
 """
 
 from collections.abc import Sequence
@@ -42,15 +44,15 @@ def _stack_dict(node: Any) -> Any:
     return rest | {STACKED: jax.tree.map(lambda *leaves: _join(leaves), *ordered)}
 
 
-def _unstack(tree: Any, depths: set[int]) -> Any:
+def _unstack(tree: Any, depths: dict[Any, set[int]], above: Any = None) -> Any:
     def one(node: Any) -> Any:
         if not isinstance(node, dict):
             return node
-        rest = {name: _unstack(sub, depths) for name, sub in node.items() if name != STACKED}
+        rest = {name: _unstack(sub, depths, name) for name, sub in node.items() if name != STACKED}
         if STACKED not in node:
             return rest
         # Masked optimiser states have layers without leaves: their depth is that of the others.
-        own = _depths(node) or depths
+        own = _depths(node).get(None) or depths.get(above, set())
         if len(own) != 1:
             raise ValueError(f"The depth of {STACKED} is not clear: leading axes {sorted(own)}.")
         sub = node[STACKED]
@@ -62,14 +64,15 @@ def _unstack(tree: Any, depths: set[int]) -> Any:
     return jax.tree.map(one, tree, is_leaf=lambda node: isinstance(node, dict))
 
 
-def _depths(tree: Any) -> set[int]:
-    """Leading axes of all leaves below an `encoderblock`."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        leaf.shape[0]
-        for path, leaf in leaves
-        if any(getattr(entry, "key", None) == STACKED for entry in path)
-    }
+def _depths(tree: Any) -> dict[Any, set[int]]:
+    """Leading axes of all leaves below an `encoderblock`, by the name above it (None: the root)."""
+    found: dict[Any, set[int]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        names = [getattr(entry, "key", None) for entry in path]
+        if STACKED in names:
+            at = names.index(STACKED)
+            found.setdefault(names[at - 1] if at else None, set()).add(leaf.shape[0])
+    return found
 
 
 def _is_layer(name: Any) -> bool:

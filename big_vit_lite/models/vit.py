@@ -31,6 +31,7 @@ class ViT(nn.Module):
             applied, the positions are resampled.
         classes: 0 for no head, the logits are then the head's input.
         head_bias: start of the head's bias, None for none.
+        drop_edge: pixels at the right and lower edge that fill no patch are left out, not refused.
         position_grid: rows and columns of the position table. None for sinusoids: the image's own.
         class_position: the learned table has a first row for the class token.
         pre_logits: features of a tanh layer before the head, 0 for none.
@@ -45,6 +46,7 @@ class ViT(nn.Module):
     image_shape: tuple[int, int, int]
     classes: int
     patch_bias: bool = True
+    drop_edge: bool = False
     pool: str = "cls"
     class_token: bool = True
     positions: str = "learned"
@@ -151,6 +153,7 @@ class ViT(nn.Module):
             self.patch_bias,
             dtype,
             self.block.init,
+            self.drop_edge,
             name="embedding",
         )
         patches = embedding(images)

@@ -37,6 +37,73 @@ def test_fast_attention_equals_the_reference(path, n, m):
     assert max(map(relative, fast, slow)) < 2e-6
 
 
+def allowed(n: int, m: int) -> jax.Array:
+    """A mask of the second sample's last keys and of nothing in the first, alike for all heads."""
+    seen = jnp.arange(m) < jnp.array([m, m - 3])[:, None]
+    return jnp.broadcast_to(seen[:, None, None, :], (2, 1, n, m))
+
+
+@pytest.mark.parametrize("path", ["matmul", "xla"])
+@pytest.mark.parametrize(
+    ("causal", "masked"),
+    [(True, False), (False, True), (True, True)],
+    ids=["causal", "mask", "both"],
+)
+def test_masks_are_the_same_on_every_path(path, causal, masked):
+    """Outputs and gradients equal the reference, which equals a softmax over what is allowed."""
+    q, k, v = heads()
+    mask = allowed(9, 9) if masked else None
+
+    @jax.jit
+    def both(q, k, v, cotangent):
+        def run(name):
+            def attend(q, k, v):
+                return attention.dot_product_attention(q, k, v, name, causal, mask)
+
+            return jax.vjp(attend, q, k, v)
+
+        (fast, fast_grad), (slow, slow_grad) = run(path), run("reference")
+        return (fast, *fast_grad(cotangent)), (slow, *slow_grad(cotangent))
+
+    fast, slow = both(q, k, v, jax.random.normal(jax.random.key(1), q.shape))
+    assert max(map(relative, fast, slow)) < 2e-6
+    allow = np.broadcast_to(allowed(9, 9) if masked else True, (2, 1, 9, 9))
+    allow = allow & np.tril(np.ones((9, 9), bool)) if causal else allow
+    for sample, query in [(0, 0), (0, 5), (1, 4), (1, 8)]:
+        seen = np.flatnonzero(allow[sample, 0, query])
+        scores = np.einsum("hk,mhk->hm", q[sample, query], k[sample, seen]) / 8**0.5
+        weights = np.exp(scores - scores.max(1, keepdims=True))
+        weights /= weights.sum(1, keepdims=True)
+        expected = np.einsum("hm,mhk->hk", weights, v[sample, seen])
+        np.testing.assert_allclose(slow[0][sample, query], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_query_that_may_see_nothing_gives_no_nan():
+    q, k, v = heads()
+    mask = jnp.zeros((2, 1, 9, 9), bool)
+    for path in ("reference", "matmul", "xla"):
+
+        def total(q, path=path):
+            return attention.dot_product_attention(q, k, v, path, mask=mask).sum()
+
+        assert jnp.isfinite(jax.grad(total)(q)).all(), path
+
+
+def test_attention_maps_and_dropout_keep_the_mask():
+    x = jax.random.normal(jax.random.key(0), (2, 9, 24))
+    layer = attention.Attention(3, True, True, "matmul", jnp.float32, 0.5, maps=True, causal=True)
+    params = layer.init(jax.random.key(1), x)
+    plain = attention.Attention(3, True, True, "matmul", jnp.float32, causal=True)
+    y, maps = layer.apply(params, x, mask=allowed(9, 9))
+    assert relative(y, plain.apply(params, x, mask=allowed(9, 9))[0]) < 1e-6
+    seen = np.asarray(allowed(9, 9)) & np.tril(np.ones((9, 9), bool))
+    assert not maps[np.broadcast_to(~seen, maps.shape)].any()
+    np.testing.assert_allclose(maps.sum(-1), 1, rtol=1e-5)
+    noisy, _ = layer.apply(params, x, key=jax.random.key(2))
+    changed, _ = layer.apply(params, x.at[:, 5:].add(1.0), key=jax.random.key(2))
+    np.testing.assert_array_equal(noisy[:, :5], changed[:, :5])
+
+
 def test_fast_attention_is_close_in_bfloat16():
     exact = attention.dot_product_attention(*heads(), "reference")
     for path in ("reference", "matmul", "xla"):
@@ -166,3 +233,15 @@ def test_patch_dropout_keeps_a_uniform_subset_in_order():
     share = np.bincount(np.asarray(indices).ravel(), minlength=10) / 3000
     np.testing.assert_allclose(share, 0.3, atol=0.04)
     assert noise.patch_dropout(tokens, 0.99, jax.random.key(0))[0].shape[1] == 1
+
+
+def test_pixels_that_fill_no_patch_can_be_left_out():
+    """As a convolution without padding does: SigLIP's So400m/14 at 384 pixels."""
+    images = jax.random.normal(jax.random.key(0), (2, 9, 11, 3))
+    layer = PatchEmbedding(7, (4, 4), (4, 4), bias=False, dtype=jnp.float32, drop_edge=True)
+    params = layer.init(jax.random.key(1), images)
+    assert patch_grid((384, 384), (14, 14), (14, 14), drop_edge=True) == (27, 27)
+    np.testing.assert_array_equal(
+        layer.apply(params, images), layer.apply(params, images[:, :8, :8])
+    )
+    assert layer.apply(params, images).shape == (2, 2, 2, 7)

@@ -249,9 +249,9 @@ def test_the_nearest_wrong_variant_fails(golden, case, change, first):
 
 def test_goldens_come_from_the_recording_script():
     sha = recorder().script_hash()
-    for path in sorted((ROOT / "tests/models/goldens").glob("*.npz")):
-        with np.load(path) as file:
-            assert str(file["origin/script_sha256"]) == sha, f"record {path.name} again"
+    for name in ("vit", "families", "positions"):
+        with np.load(ROOT / f"tests/models/goldens/{name}.npz") as file:
+            assert str(file["origin/script_sha256"]) == sha, f"record {name}.npz again"
             assert "origin/transformers" in file and "origin/torch" in file
 
 

@@ -11,20 +11,24 @@ from big_vit_lite.models.layers.inits import torch_uniform
 
 
 def patch_grid(
-    image_size: tuple[int, int], patch: tuple[int, int], stride: tuple[int, int]
+    image_size: tuple[int, int],
+    patch: tuple[int, int],
+    stride: tuple[int, int],
+    drop_edge: bool = False,
 ) -> tuple[int, int]:
     """Rows and columns of patches in an image: floor((size - patch) / stride) + 1 a side.
 
     Raises:
-        InputError: patches that do not overlap and do not tile the image, or do not fit in it.
+        InputError: patches that do not overlap and do not tile the image, unless `drop_edge` lets
+            pixels at the right and lower edge be lost; or that do not fit in it.
     """
     for size, side, step, name in zip(image_size, patch, stride, ("height", "width"), strict=True):
-        if step == side and size % side:
+        if step == side and size % side and not drop_edge:
             near = max(1, round(size / side)) * side
             raise InputError(
                 f"The image {name} {size} is not a multiple of the patch {name} {side}: use "
                 f"{near} pixels, another patch (model.patch), or overlapping ones "
-                "(model.patch_stride)."
+                "(model.patch_stride); model.drop_edge leaves the rest out."
             )
         if size < side:
             raise InputError(
@@ -62,15 +66,17 @@ class PatchEmbedding(nn.Module):
     bias: bool
     dtype: DTypeLike
     init_rule: str = "xavier"
+    drop_edge: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "b H W c"]) -> Float[Array, "b h w d"]:
-        patch_grid(images.shape[1:3], self.patch, self.stride)
+        rows, columns = patch_grid(images.shape[1:3], self.patch, self.stride, self.drop_edge)
         shape = (*self.patch, images.shape[-1], self.width)
         init = torch_uniform() if self.init_rule == "torch" else nn.initializers.lecun_normal()
         kernel = self.param("kernel", init, shape).astype(self.dtype)
         images = images.astype(self.dtype)
         if self.stride == self.patch:
+            images = images[:, : rows * self.patch[0], : columns * self.patch[1]]
             x = patchify(images, self.patch) @ kernel.reshape(-1, self.width)
         else:
             x = jax.lax.conv_general_dilated(
