@@ -47,7 +47,10 @@ def collectives(program: Program, slice_of: np.ndarray) -> dict[str, Collective]
         times = program.times[computation.name]
         for instruction in computation.instructions.values() if times else ():
             kind = instruction.opcode.removesuffix("-start")
-            if kind not in KINDS:
+            if crossing := _between_slices(instruction, slice_of):
+                kind, across = crossing
+                seen[(computation.name, instruction.name)] = (kind, times, 0, across)
+            if kind not in KINDS or crossing:
                 continue
             groups = _groups(instruction, len(slice_of))
             payload = _payload(kind, instruction, computation)
@@ -66,6 +69,19 @@ def collectives(program: Program, slice_of: np.ndarray) -> dict[str, Collective]
         total.bytes += times * inside
         total.network_bytes += times * across
     return {kind: found[kind] for kind in KINDS if kind in found}
+
+
+def _between_slices(instruction: Instruction, slice_of: np.ndarray) -> tuple[str, int] | None:
+    """Kind and bytes of what crosses between slices: TPUs' hosts do it (Megascale), and the program
+    has a `recv` in its place that names it."""
+    named = re.search(r'_xla_host_transfer_rendezvous="([a-z-]+)', instruction.attributes)
+    if instruction.opcode != "recv" or not named:
+        return None
+    kind = next((kind for kind in KINDS if named[1].startswith(kind)), "collective-permute")
+    received, slices = type_bytes(arrays(instruction.type)[0]), len(set(slice_of.tolist()))
+    if kind == "all-reduce":
+        received = int(received * 2 * (slices - 1) / slices)
+    return kind, received
 
 
 def _payload(kind: str, instruction: Instruction, computation: Computation) -> int:

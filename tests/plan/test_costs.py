@@ -124,6 +124,29 @@ def test_a_loop_whose_turns_are_not_told_counts_once_and_is_reported():
     assert costs.collectives(read, ONE_SLICE)["all-reduce"].executed == 1
 
 
+CROSSING = """HloModule jit_f
+
+ENTRY %main (a: f32[1,8,128]) -> f32[1,8,128] {
+  %a = f32[1,8,128]{2,1,0:T(8,128)} parameter(0)
+  %t = token[] after-all(), frontend_attributes={MegascaleRendezvousKeyName="all-reduce_0"}
+  %send = (f32[1,8,128]{2,1,0:T(8,128)}, u32[], token[]) send(%a, %t), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_host_transfer_rendezvous="all-reduce_0"}
+  %recv = (f32[1,8,128]{2,1,0:T(8,128)}, u32[], token[]) recv(%t), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_host_transfer_rendezvous="all-reduce_0",_xla_megascale_reduce_operation="SUM"}
+  %recv-done = (f32[1,8,128]{2,1,0:T(8,128)}, token[]) recv-done(%recv), channel_id=1
+  ROOT %y = f32[1,8,128]{2,1,0:T(8,128)} get-tuple-element(%recv-done), index=0
+}
+"""  # noqa: E501
+
+
+def test_what_hosts_exchange_between_slices():
+    """As libtpu writes an all-reduce over slices: each sends its part and receives the sum."""
+    moved = costs.collectives(Program(CROSSING), TWO_SLICES)
+    assert set(moved) == {"all-reduce"}
+    total = moved["all-reduce"]
+    assert (total.count, total.bytes, total.network_bytes) == (1, 0, 4096)
+    four = costs.collectives(Program(CROSSING), np.arange(8) // 2)["all-reduce"]
+    assert four.network_bytes == 2 * 4096 * 3 / 4
+
+
 def test_types():
     assert type_bytes("f32[8,128]{1,0:T(8,128)}") == 4096
     assert type_bytes("(bf16[2,3]{1,0}, u8[5]{0}, s32[])") == 12 + 5 + 4
