@@ -48,6 +48,12 @@ def phase(directory: Path) -> str:
     return BETWEEN if steps == finished else CLEAN_UP
 
 
+def committed(directory: Path) -> list[int]:
+    """Steps whose checkpoints count, ascending, by the mark alone."""
+    numbers = (int(p.name) for p in directory.glob("[0-9]*") if p.name.isdecimal())
+    return sorted(n for n in numbers if manifest.is_committed(directory / str(n)))
+
+
 def steps_of(workdir):
     lines = (workdir / "metrics.jsonl").read_text().split("\n")
     return [json.loads(line)["step"] for line in lines[:-1]]  # the last may be torn
@@ -56,8 +62,7 @@ def steps_of(workdir):
 def check(workdir) -> int:
     """The step of the latest checkpoint; every one that counts is read whole."""
     directory = workdir / "checkpoints"
-    numbers = [int(p.name) for p in directory.iterdir() if p.name.isdecimal()]
-    finished = [n for n in sorted(numbers) if manifest.is_committed(directory / str(n))]
+    finished = committed(directory)
     for step in finished:
         manifest.verify(directory / str(step))
         listing = checkpoint.read_meta(directory / str(step))["arrays"]
@@ -85,15 +90,17 @@ def kill_often(workdir, wanted, log, seed, *more) -> list[str]:
         (process,) = several.start(SCRIPT, 1, 1, workdir / "said", *options(workdir, 10**6, *more))
         began, first = time.monotonic(), latest
         seen = latest
-        while seen <= first or (aim != BETWEEN and phase(directory) != aim):
-            assert process.poll() is None, several.output(workdir / "said", 0)
-            assert time.monotonic() - began < 300, f"no {aim} for 5 minutes"
-            seen = max([seen, *(int(p.name) for p in directory.glob("[0-9]*")
-                                if p.name.isdecimal() and manifest.is_committed(p))])  # fmt: skip
-        # What the parent has seen stand must stand: it is read before the kill.
-        time.sleep(rng.uniform(0, {BETWEEN: 2.0, ARRAYS: 0.1}.get(aim, 0.02)))
-        process.kill()
-        process.wait()
+        try:
+            while seen <= first or (aim != BETWEEN and phase(directory) != aim):
+                assert process.poll() is None, several.output(workdir / "said", 0)
+                assert time.monotonic() - began < 900, f"no {aim} for 15 minutes"
+                seen = max([seen, *committed(directory)])
+                time.sleep(0.0005)  # the core is the other process's, too
+            # What the parent has seen stand must stand: it is read before the kill.
+            time.sleep(rng.uniform(0, {BETWEEN: 2.0, ARRAYS: 0.1}.get(aim, 0.02)))
+        finally:
+            process.kill()
+            process.wait()
         hit.append(phase(directory))
         latest = check(workdir)
         assert latest >= seen, f"step {seen} stood, and now the latest is {latest}"
