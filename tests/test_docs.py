@@ -158,8 +158,8 @@ def _cut(root: Path) -> None:
 
 
 def _run(root: Path) -> None:
-    config_file = "configs/own_images.py:path=photos,tiny"
-    assert train.main(["--config", config_file, "--workdir", "runs/mine"]) == 0
+    first = min((root / "runs").iterdir())
+    first.rename(root / "runs" / "mine")
 
 
 SETUPS = {
@@ -238,7 +238,7 @@ def follow(block: Block, root: Path, names: dict, trained: set[str], capfd) -> s
         exec(compile(text, f"{PAGE.name}:{block.line}", "exec"), names)
     else:
         for words in commands(text):
-            whole = bool(block.note) or source_of(words) not in trained
+            whole = block.note not in ("", "store") or source_of(words) not in trained
             failed = run(words, whole) != 0
             assert failed is wanted_to_fail, f"line {block.line}: {shlex.join(words)}"
             if "big_vit_lite.train" in words:
