@@ -38,7 +38,7 @@ def test_no_example_has_the_same_visit_twice_and_visits_count_up(kind):
 def test_examples_of_a_class_are_used_equally_often(kind):
     _, positions, _ = of_class(kind, 7)
     for c in range(4):
-        uses = np.bincount(positions, minlength=len(LABELS))[LABELS == c]
+        uses = np.bincount(positions, minlength=len(LABELS))[c == LABELS]
         assert uses.max() - uses.min() <= 1
 
 

@@ -7,7 +7,6 @@ import cv2
 import jax
 import numpy as np
 import pytest
-from pictures import photo
 
 from big_vit_lite import data, parallel
 from big_vit_lite.config import Data, InputError, Mesh, RunError, Split
