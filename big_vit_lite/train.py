@@ -116,7 +116,8 @@ def loop(
     stopping = False
     with open_watchdog(parts) as watchdog, profile, parts.batches.iterate(first, steps) as batches:
         for step in range(first + 1, steps + 1):
-            profile.before(step, state)
+            with pace.pause():
+                profile.before(step, state)
             if step > first + 1:
                 watchdog.expect(f"the batch of step {step}")
             batch = next(batches)
