@@ -116,3 +116,64 @@ def resnet_tree(weights: Weights, stages: tuple[int, ...], heads: int) -> dict:
             tree[f"stage{i}_block{j:02d}"] = block
     table = weights("attnpool.positional_embedding")[None]
     return tree | {"pool": weights.attention("attnpool", heads, "c_proj"), "pos_embedding": table}
+
+
+def coca_tree(weights: Weights, heads: dict[str, int], depth: int) -> dict:
+    """open_clip's CoCa; `heads` of img, txt (and the decoder) and pool."""
+
+    def block(at: str, heads: int) -> dict:
+        return {
+            "LayerNorm_0": weights.norm(f"{at}.ln_1"),
+            "LayerNorm_1": weights.norm(f"{at}.ln_2"),
+            "MlpBlock_0": weights.mlp(f"{at}.mlp", ("c_fc", "c_proj")),
+            "MultiHeadDotProductAttention_0": weights.attention(f"{at}.attn", heads),
+        }
+
+    def encoder(prefix: str, heads: int, last: str) -> dict:
+        blocks = {
+            f"encoderblock_{i}": block(f"{prefix}.transformer.resblocks.{i}", heads)
+            for i in range(depth)
+        }
+        return blocks | {"encoder_norm": weights.norm(last)}
+
+    def decoder_block(i: int) -> dict:
+        at = f"text_decoder.cross_attn.{i}"
+        context = {"LayerNorm_context": weights.norm(f"{at}.ln_1_kv")}
+        own = {"Block_0": block(f"text_decoder.resblocks.{i}", heads["txt"])}
+        return block(at, heads["txt"]) | context | own
+
+    pool = "visual.attn_pool"
+    parts = [weights(f"{pool}.attn.{x}_proj_weight").T for x in "qkv"]
+    biases = np.split(weights(f"{pool}.attn.in_proj_bias"), 3)
+    packed = [{"kernel": k, "bias": b} for k, b in zip(parts, biases, strict=True)]
+    last = {f"encoderblock_{i}": decoder_block(i) for i in range(depth)}
+    return {
+        "img": {
+            "embedding": weights.convolution("visual.conv1"),
+            "cls": weights("visual.class_embedding")[None, None],
+            "pos_embedding": weights("visual.positional_embedding")[None],
+            "pre_norm": weights.norm("visual.ln_pre"),
+            "Transformer": encoder("visual", heads["img"], f"{pool}.ln_k"),
+        },
+        "txt": {
+            "Embed_0": {"embedding": weights("text.token_embedding.weight")},
+            "pos_embedding": weights("text.positional_embedding")[None],
+            "cls": weights("text.cls_emb")[None, None],
+            "Encoder_0": encoder("text", heads["txt"], "text.ln_final"),
+            "head": {"kernel": weights("text.text_projection")},
+        },
+        "pool": {
+            "queries": weights(f"{pool}.query")[None],
+            "LayerNorm_0": weights.norm(f"{pool}.ln_q"),
+            "MultiHeadDotProductAttention_0": on_heads(
+                packed, weights.dense(f"{pool}.attn.out_proj"), heads["pool"]
+            ),
+            "LayerNorm_1": weights.norm("visual.ln_post"),
+            "head": {"kernel": weights("visual.proj")},
+        },
+        "decoder": {
+            "Decoder_0": last | {"encoder_norm": weights.norm("text_decoder.ln_final")},
+            "head": {"kernel": weights("text_decoder.text_projection")},
+        },
+        "t": weights("logit_scale").reshape(1),
+    }

@@ -1,4 +1,4 @@
-"""Records what transformers and open_clip compute with CLIP, SigLIP and CLIP's ResNets.
+"""Records what transformers and open_clip compute with CLIP, SigLIP, CLIP's ResNets and CoCa.
 
     python tools/record_clip_goldens.py            # writes tests/models/goldens/*.npz
 
@@ -33,7 +33,12 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=GOLDENS, help="folder to write to")
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
-    records = {"clip": record_clip, "siglip": record_siglip, "resnet": record_resnet}
+    records = {
+        "clip": record_clip,
+        "siglip": record_siglip,
+        "resnet": record_resnet,
+        "coca": record_coca,
+    }
     for name, record in records.items():
         np.savez_compressed(out / f"{name}.npz", **record(), **origin())
         print(f"{out / name}.npz: {(out / f'{name}.npz').stat().st_size} bytes")
@@ -191,6 +196,49 @@ def record_resnet(seed: int = 2) -> dict[str, np.ndarray]:
     return arrays | {f"new/{name}": x for name, x in buffers.items() if "running" in name}
 
 
+def record_coca(seed: int = 3) -> dict[str, np.ndarray]:
+    """open_clip's CoCa: file/NAME, images, tokens; CASE/image, CASE/text and CASE/logits.
+
+    Cases: shifted, the mask of padding as published weights were trained with, one place too far
+    to the right; exact.
+    """
+    import torch
+
+    width, layers, heads = 24, 2, 3
+    text = {"context_length": LENGTH, "vocab_size": VOCABULARY, "width": width, "heads": heads,
+            "layers": layers}  # fmt: skip
+    model = import_open_clip("coca_model").CoCa(
+        embed_dim=width,
+        vision_cfg={
+            "image_size": SIDE, "layers": layers, "width": 16, "head_width": 8, "patch_size": 4,
+            "attentional_pool": True, "attn_pooler_queries": 5, "attn_pooler_heads": 4,
+            "output_tokens": True,
+        },
+        text_cfg={**text, "embed_cls": True, "output_tokens": True},
+        multimodal_cfg=text,
+    ).eval()  # fmt: skip
+    rng = np.random.default_rng(seed)
+    randomise(model, rng)
+    arrays = _file(model)
+    images, tokens = _inputs(rng)
+    tokens = tokens[: len(images)]
+    for row, at in enumerate((5, 8, 3)):
+        tokens[row, at:] = 0
+    arrays |= {"images": images, "tokens": tokens}
+    for case, correct in (("shifted", False), ("exact", True)):
+        model.text.correct_cls_mask = correct
+        with torch.no_grad():
+            out = model(
+                torch.from_numpy(images).permute(0, 3, 1, 2),
+                torch.from_numpy(tokens).long(),
+                output_labels=False,
+            )
+        arrays[f"{case}/image"] = out["image_features"].numpy()
+        arrays[f"{case}/text"] = out["text_features"].numpy()
+        arrays[f"{case}/logits"] = out["logits"].numpy()
+    return arrays
+
+
 def _file(model) -> dict[str, np.ndarray]:
     """A copy of the weights; CLIP and SigLIP have the names of published files in memory, too."""
     return {f"file/{name}": x.numpy().copy() for name, x in model.state_dict().items()}
@@ -217,7 +265,7 @@ def randomise(model, rng: np.random.Generator) -> None:
         ):
             noise = 1 + 0.3 * noise
         elif len(shape) > 1 and name.endswith("weight") and "embedding" not in owner:
-            gain = {"fc1": 2, "fc2": 4}.get(owner, 1)
+            gain = {"fc1": 2, "c_fc": 2, "fc2": 4}.get(owner, 1)
             noise = gain * noise / np.sqrt(np.prod(shape[1:]))
         elif owner.startswith("bn"):
             noise = 0.7 + 0.3 * noise

@@ -28,7 +28,7 @@ from big_vit_lite.config.schema import (
     Task,
 )
 from big_vit_lite.config.source import parse_arg
-from big_vit_lite.config.towers import Joint, Text
+from big_vit_lite.config.towers import Decoder, Joint, Text
 
 __all__ = [
     "ABSENT",
@@ -36,6 +36,7 @@ __all__ = [
     "Checkpoint",
     "CommandLine",
     "Data",
+    "Decoder",
     "Duration",
     "Eval",
     "Every",

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field
 
 from big_vit_lite.config.durations import Duration, Every
 from big_vit_lite.config.model import Model, Natural, Pair, Rate, Section
-from big_vit_lite.config.towers import Joint, Text
+from big_vit_lite.config.towers import Decoder, Joint, Text
 
 
 def _check_regexes(rules: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]:
@@ -326,6 +326,8 @@ class Run(Section):
     """The text tower, for tasks that learn from captions; none: no such tower."""
     joint: Joint = Field(default_factory=Joint)
     """How image and text tower meet; without effect where there is no text tower."""
+    decoder: Decoder | None = None
+    """A caption decoder, which makes the two towers CoCa; none: no captions."""
     task: Task = Field(default_factory=Task)
     """What is learned."""
     data: Data

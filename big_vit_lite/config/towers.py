@@ -1,4 +1,4 @@
-"""The sections `text` and `joint` of a run: the text tower, and how it meets the image tower."""
+"""The sections `text`, `joint` and `decoder` of a run: the text tower and what joins both towers."""
 
 from __future__ import annotations
 
@@ -68,6 +68,20 @@ class Text(Section):
     """Blocks as one scanned loop, as in model.scan. Same numbers."""
     attention: Literal["auto", "reference", "xla", "cudnn"] = "auto"
     """Which attention computes, as in model.attention."""
+
+
+class Decoder(Section):
+    """The caption decoder of CoCa, as wide as the text tower."""
+
+    depth: Natural | None = None
+    """Number of blocks, each with a look at the image; none: the text tower's."""
+    queries: Natural = 256
+    """Learned queries that pool the image: one for its features, the others for the decoder."""
+    pool_heads: Natural = 8
+    """Attention heads of that pool; must divide joint.features."""
+    pad_shift: int = Field(0, ge=0, le=1)
+    """Places by which the text tower's mask of padding is moved to the right: 1 for open_clip's
+    published weights, which were trained with that slip."""
 
 
 class Joint(Section):

@@ -85,13 +85,13 @@ class Clip(nn.Module):
         capture: tuple[str, ...] = (),
     ) -> tuple[Float[Array, "b e"], dict[str, Array]]:
         """Normalised features of images; `model.apply(..., method="encode_image")`."""
-        return _normalized(*self.img(images, train=train, capture=capture))
+        return normalized(*self.img(images, train=train, capture=capture))
 
     def encode_text(
         self, tokens: Int[Array, "c l"], train: bool = False, capture: tuple[str, ...] = ()
     ) -> tuple[Float[Array, "c e"], dict[str, Array]]:
         """Normalised features of texts; `model.apply(..., method="encode_text")`."""
-        return _normalized(*self.txt(tokens, train=train, capture=capture))
+        return normalized(*self.txt(tokens, train=train, capture=capture))
 
     def _scale(self) -> Float[Array, ""]:
         t = self.t[0]
@@ -100,7 +100,7 @@ class Clip(nn.Module):
         return jnp.exp(t)
 
 
-def _normalized(
+def normalized(
     features: Float[Array, "b e"], out: dict[str, Array]
 ) -> tuple[Float[Array, "b e"], dict[str, Array]]:
     # The square root's gradient at 0 is infinite: features of zeros stay zeros, with gradient 0.

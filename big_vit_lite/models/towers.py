@@ -1,13 +1,22 @@
 """From config sections to two towers with every "auto" resolved."""
 
+import dataclasses
+
 import jax
 
 from big_vit_lite import config
 from big_vit_lite.config import InputError
-from big_vit_lite.models.build import block_spec, build_model, check_block, choose_remat
+from big_vit_lite.models.build import (
+    block_spec,
+    build_model,
+    check_block,
+    check_heads,
+    choose_remat,
+)
 from big_vit_lite.models.clip import Clip
+from big_vit_lite.models.coca import CaptionDecoder, Coca, QueryPooling
 from big_vit_lite.models.resnet import ResNet
-from big_vit_lite.models.sizes import parse_size
+from big_vit_lite.models.sizes import RESNETS, parse_size
 from big_vit_lite.models.text import TextTransformer
 from big_vit_lite.models.vit import ViT
 
@@ -55,6 +64,54 @@ def build_clip(
         logit_scale=joint.logit_scale,
         max_logit_scale=joint.max_logit_scale,
         logit_bias=joint.logit_bias,
+    )
+
+
+def build_coca(
+    model: config.Model,
+    text: config.Text,
+    joint: config.Joint,
+    decoder: config.Decoder,
+    image_shape: tuple[int, int, int],
+    text_length: int,
+    platform: str | None = None,
+) -> Coca:
+    """The two towers and the caption decoder of a config; arguments as for `build_clip`.
+
+    Raises:
+        InputError: fields that do not fit each other, the image or the text.
+    """
+    if text.pool != "cls" or not text.causal:
+        raise InputError(
+            "A caption decoder wants the text tower of CoCa: text.causal=True and text.pool='cls'."
+        )
+    if model.variant in RESNETS:
+        raise InputError(
+            f"model.variant {model.variant!r}: CoCa pools the tokens of a Vision Transformer; use "
+            "one, such as 'B/32'."
+        )
+    image_only = joint.model_copy(update={"projections": "both", "projection_bias": False})
+    pair = build_clip(model, text, image_only, image_shape, text_length, platform)
+    width = pair.img.classes
+    check_heads("decoder.pool", width, decoder.pool_heads)
+    texts, image = pair.txt.clone(pad_shift=decoder.pad_shift), pair.img.clone(classes=0)
+    depth = decoder.depth or texts.depth
+    pool_spec = dataclasses.replace(image.block, heads=decoder.pool_heads, init="clip", depth=None)
+    return Coca(
+        img=image,
+        txt=texts,
+        logit_scale=joint.logit_scale,
+        max_logit_scale=joint.max_logit_scale,
+        logit_bias=joint.logit_bias,
+        pool=QueryPooling(pool_spec, width, decoder.queries),
+        decoder=CaptionDecoder(
+            width=texts.width,
+            depth=depth,
+            block=dataclasses.replace(texts.block, depth=depth),
+            vocabulary=texts.vocabulary,
+            remat=texts.remat,
+            scan=texts.scan,
+        ),
     )
 
 

@@ -205,7 +205,7 @@ def test_the_nearest_wrong_variant_fails(family, case, change, first):
 
 def test_goldens_come_from_the_recording_script():
     sha = recorder().script_hash()
-    for name in ("clip", "siglip", "resnet"):
+    for name in ("clip", "siglip", "resnet", "coca"):
         arrays = golden(name)
         assert str(arrays["origin/script_sha256"]) == sha, f"record {name}.npz again"
         assert "origin/transformers" in arrays and "origin/open_clip_torch" in arrays

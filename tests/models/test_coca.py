@@ -1,0 +1,256 @@
+"""CoCa against open_clip's with every leaf random; captions against every possible text.
+
+Recorded by tools/record_clip_goldens.py.
+"""
+
+import functools
+import itertools
+import pathlib
+
+import clip_weights
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from big_vit_lite import config, models
+from big_vit_lite.config import InputError
+
+GOLDENS = pathlib.Path(__file__).parent / "goldens"
+SIDE, LENGTH, DEPTH = 12, 9, 2
+HEADS = {"img": 2, "txt": 3, "pool": 4}
+IMAGE = {"variant": "mu/4", "width": 16, "depth": DEPTH, "heads": 2, "mlp_dim": 64,
+         "pre_norm": True, "patch_bias": False, "activation": "erf", "norm_eps": 1e-5}  # fmt: skip
+TEXT = {"variant": "mu", "width": 24, "depth": DEPTH, "heads": 3, "mlp_dim": 96, "vocabulary": 40,
+        "pool": "cls", "pad_id": 0, "activation": "erf", "norm_eps": 1e-5}  # fmt: skip
+
+
+def build(image=None, text=None, length=LENGTH, **decoder) -> models.Coca:
+    return models.build_coca(
+        config.Model(**(IMAGE | (image or {}))),
+        config.Text(**(TEXT | (text or {}))),
+        config.Joint(features=24),
+        config.Decoder(**({"queries": 5, "pool_heads": 4} | decoder)),
+        (SIDE, SIDE, 3),
+        length,
+        "cpu",
+    )
+
+
+@functools.cache
+def golden() -> dict[str, np.ndarray]:
+    with np.load(GOLDENS / "coca.npz") as file:
+        return dict(file)
+
+
+def parameters() -> dict:
+    weights = clip_weights.Weights(golden())
+    tree = clip_weights.coca_tree(weights, HEADS, DEPTH)
+    assert not weights.unread
+    return tree
+
+
+@functools.cache
+def compiled(model):
+    @jax.jit
+    def run(params, images, tokens):
+        embeddings, out = model.apply({"params": params}, images, tokens)
+        return embeddings.image, embeddings.text, out["caption/logits"]
+
+    return run
+
+
+def errors(model, params, case: str) -> dict[str, float]:
+    out = compiled(model)(params, golden()["images"], golden()["tokens"])
+    found = {}
+    for name, ours in zip(("image", "text", "logits"), out, strict=True):
+        reference = golden()[f"{case}/{name}"]
+        assert ours.shape == reference.shape
+        found[name] = float(np.abs(ours - reference).max() / np.abs(reference).max())
+    return found
+
+
+@pytest.mark.parametrize(("case", "shift"), [("shifted", 1), ("exact", 0)])
+def test_equal_to_open_clip(case, shift):
+    found = errors(build(pad_shift=shift), parameters(), case)
+    assert max(found.values()) < 1e-5, found
+
+
+def keys_swapped(params):
+    for name in ("encoderblock_0", "encoderblock_1"):
+        attention = params["decoder"]["Decoder_0"][name]["MultiHeadDotProductAttention_0"]
+        attention["query"], attention["key"] = attention["key"], attention["query"]
+
+
+def norms_swapped(params):
+    """The norm of what is looked at in place of the norm of what looks."""
+    block = params["decoder"]["Decoder_0"]["encoderblock_0"]
+    block["LayerNorm_0"], block["LayerNorm_context"] = (
+        block["LayerNorm_context"],
+        block["LayerNorm_0"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"pad_shift": 0}, "text"),
+        ({"text": {"pad_id": None}}, "text"),
+        ({"text": {"activation": "tanh"}}, "logits"),
+        ({"image": {"activation": "quick"}}, "image"),
+        (keys_swapped, "logits"),
+        (norms_swapped, "logits"),
+    ],
+    ids=lambda x: getattr(x, "__name__", str(x)),
+)
+def test_the_nearest_wrong_variant_fails(change, name):
+    params, fields = parameters(), {"pad_shift": 1}
+    if callable(change):
+        change(params)
+    else:
+        fields |= change
+    found = errors(build(**fields), params, "shifted")
+    assert found[name] > 1e-4, found
+
+
+@pytest.mark.parametrize(
+    ("variant", "text", "features", "parameters"),
+    [("B/32", "M", 512, 253_560_065), ("L/14", "B", 768, 638_450_177)],
+)
+def test_counts_of_coca(variant, text, features, parameters):
+    model = models.build_coca(
+        config.Model(variant=variant, pre_norm=True, patch_bias=False),
+        config.Text(variant=text, pool="cls", pad_id=0),
+        config.Joint(features=features),
+        config.Decoder(),
+        (224, 224, 3),
+        76,
+        "tpu",
+    )
+    shapes = jax.eval_shape(lambda: models.init_params(model, jax.random.key(0)))
+    assert sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes)) == parameters
+
+
+def test_scanned_and_unrolled_agree():
+    model = build(image={"scan": True}, text={"scan": True}, pad_shift=1)
+    found = errors(model, models.stack_layers(parameters()), "shifted")
+    assert max(found.values()) < 1e-5, found
+    shapes = jax.eval_shape(lambda: models.init_params(model, jax.random.key(0)))
+    unrolled = jax.eval_shape(lambda: models.init_params(build(), jax.random.key(0)))
+    assert jax.tree.structure(shapes) == jax.tree.structure(models.stack_layers(unrolled))
+    assert jax.tree.structure(unrolled) == jax.tree.structure(parameters())
+    assert model.scan and not build().scan
+
+
+LENGTH_OF_CAPTIONS, START, END = 4, 1, 2
+FEW = {"vocabulary": 6}
+
+
+@functools.cache
+def few() -> tuple:
+    """A model of 6 tokens with random leaves, large enough that captions differ."""
+    model = build(text=FEW, length=LENGTH_OF_CAPTIONS)
+    shapes = jax.eval_shape(lambda: models.init_params(model, jax.random.key(0)))
+    rng = np.random.default_rng(4)
+    params = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(np.float32), shapes)
+    for i in range(DEPTH):  # what is seen weighs more than what was written
+        block = params["decoder"]["Decoder_0"][f"encoderblock_{i}"]
+        block["MultiHeadDotProductAttention_0"]["out"]["kernel"] *= 10
+    return model, params, golden()["images"]
+
+
+def log_probabilities(texts: np.ndarray) -> np.ndarray:
+    """Of whole texts (images, n, length), without what follows the end; computed at once.
+
+    The last place only ever holds the end: its choice costs nothing but the end's own share.
+    """
+    model, params, images = few()
+
+    @jax.jit
+    def logits(params, images, texts):
+        n = texts.shape[1]
+        _, out = model.apply({"params": params}, images, method="encode_image")
+        tokens = jnp.repeat(out["image_tokens"], n, axis=0)
+        flat = texts.reshape(-1, texts.shape[-1])
+        return model.apply({"params": params}, tokens, flat, method="caption_logits")
+
+    steps = jax.nn.log_softmax(logits(params, images, texts))
+    flat = texts.reshape(-1, texts.shape[-1])
+    found = np.take_along_axis(np.asarray(steps)[:, :-1], flat[:, 1:, None], axis=2)[..., 0]
+    return (found * (flat[:, 1:] != 0)).sum(axis=1).reshape(texts.shape[:2])
+
+
+def every_text() -> np.ndarray:
+    """All texts that end, padded."""
+    texts = []
+    for inner in range(LENGTH_OF_CAPTIONS - 1):
+        for words in itertools.product((1, 3, 4, 5), repeat=inner):
+            texts.append([START, *words, END] + [0] * (LENGTH_OF_CAPTIONS - 2 - inner))
+    return np.array(texts, np.int32)
+
+
+def captions(beams: int):
+    model, params, images = few()
+    fields = {"length": LENGTH_OF_CAPTIONS, "start": START, "end": END}
+    texts, scores = models.caption(model, params, images, beams=beams, **fields)
+    return np.asarray(texts), np.asarray(scores)
+
+
+def test_as_many_beams_as_texts_find_the_best_text():
+    everything = every_text()
+    assert len(everything) == 21
+    texts, scores = captions(beams=24)
+    images = few()[2]
+    found = log_probabilities(np.broadcast_to(everything, (len(images), *everything.shape)))
+    means = found / (everything[:, 1:] != 0).sum(axis=1)
+    np.testing.assert_array_equal(texts, everything[means.argmax(axis=1)])
+    np.testing.assert_allclose(
+        scores, found[np.arange(len(images)), means.argmax(axis=1)], rtol=1e-4
+    )
+
+
+def test_one_beam_takes_the_likeliest_token_each_time():
+    texts, scores = captions(beams=1)
+    np.testing.assert_allclose(log_probabilities(texts[:, None])[:, 0], scores, rtol=1e-4)
+    for text in texts:
+        ended = list(text).index(END)
+        assert text[0] == START and not text[ended + 1 :].any()
+    # Any other token in any one place before the end is less likely there.
+    for at in range(1, LENGTH_OF_CAPTIONS - 1):
+        for other in range(1, 6):
+            changed = texts.copy()
+            changed[:, at] = other
+            changed[:, at + 1 :] = 0
+            kept = texts.copy()
+            kept[:, at + 1 :] = 0
+            written = texts[:, at] != 0
+            less = (
+                log_probabilities(changed[:, None])[:, 0]
+                <= log_probabilities(kept[:, None])[:, 0] + 1e-5
+            )
+            assert less[written].all()
+
+
+def test_captions_read_nothing_that_is_not_written_yet():
+    model, params, images = few()
+    _, out = model.apply({"params": params}, images, method="encode_image")
+    short = np.array([[START, 3, 0, 0]] * len(images), np.int32)
+    long = np.array([[START, 3, 4, 5]] * len(images), np.int32)
+    one, two = (
+        model.apply({"params": params}, out["image_tokens"], x, method="caption_logits")
+        for x in (short, long)
+    )
+    np.testing.assert_allclose(one[:, :2], two[:, :2], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"text": {"pool": "end"}}, "text.causal=True and text.pool='cls'"),
+        ({"pool_heads": 5}, "decoder.pool.width 24 does not divide by decoder.pool.heads 5"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_said(fields, text):
+    with pytest.raises(InputError, match=text):
+        build(**fields)
