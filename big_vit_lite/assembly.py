@@ -72,6 +72,7 @@ def assemble_step(run: config.Run, mesh: Mesh, batches: Any) -> Parts:
             "leave model.classes none, or give at least that many."
         )
     model = models.build_model(run.model, image_shape, classes, platform)
+    model = models.with_grad_dtype(model, run.optim.grad_dtype)
     if run.mesh.stage > 1:
         model = models.in_stages(model, config.microbatches(run.mesh))
     task = tasks.build(run, model)

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from big_vit_lite import config, models, optim, parallel, tasks
+from big_vit_lite.parallel import training as steps
 
 
 def make_run(batch_size=16, model=None, **fields):
@@ -18,6 +19,7 @@ def make_run(batch_size=16, model=None, **fields):
 
 def make_task(run, image_shape=(32, 32, 3), classes=10):
     model = models.build_model(run.model, image_shape, classes, "cpu")
+    model = models.with_grad_dtype(model, run.optim.grad_dtype)
     if run.mesh.stage > 1:
         model = models.in_stages(model, config.microbatches(run.mesh))
     return tasks.build(run, model)
@@ -57,3 +59,28 @@ def train(run, mesh, steps, task=None):
         state, metrics = training.step(state, random_batch(run, mesh, i))
         losses.append(float(metrics["loss"]))
     return losses, state, training
+
+
+def loss_and_gradients(run, sizes, count):
+    """Loss, and gradients by path, computed on `count` devices, sharded as in training."""
+    mesh = parallel.make_mesh(config.Mesh(**sizes), jax.devices()[:count])
+    run = run.model_copy(update={"mesh": config.Mesh(**sizes)})
+    task = make_task(run)
+    key = jax.random.key(0)
+    abstract = jax.eval_shape(task.init, key)
+    shardings = parallel.state_shardings(abstract, mesh)
+    params = jax.jit(task.init, out_shardings=shardings)(key)
+
+    def compute(params, batch):
+        batch = task.prepare(batch, jax.random.key(1))
+        return steps.gradients(task, params, batch, jax.random.key(2), 1)
+
+    with jax.set_mesh(mesh):
+        replicated = parallel.replicated(mesh)
+        compiled = jax.jit(compute, out_shardings=(replicated, replicated, shardings))
+        loss, _, grads = compiled(params, random_batch(run, mesh, 0))
+    return float(loss), {
+        parallel.path_name(path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(grads)
+        if not parallel.path_name(path).endswith("key/bias")  # nothing but rounding
+    }

@@ -14,6 +14,7 @@ _HOME = {
     "build_clip": "towers",
     "build_text": "towers",
     "in_stages": "layers.pipeline",
+    "with_grad_dtype": "layers.linear",
     "init_params": "init",
     "build_coca": "towers",
     "caption": "captioning",

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key
 
 from big_vit_lite.config import InputError
 from big_vit_lite.models.layers.blocks import BlockSpec, Encoder
+from big_vit_lite.models.layers.linear import add_bias
 from big_vit_lite.models.layers.noise import dropout, patch_dropout
 from big_vit_lite.models.layers.patches import PatchEmbedding
 from big_vit_lite.models.layers.pooling import pool_tokens
@@ -154,6 +155,7 @@ class ViT(nn.Module):
             dtype,
             self.block.init,
             self.drop_edge,
+            self.block.grad_dtype,
             name="embedding",
         )
         patches = embedding(images)
@@ -162,7 +164,7 @@ class ViT(nn.Module):
         out = {"patches": patches}
         with jax.named_scope("positions"):
             patch_rows, class_row = self._position_rows(grid)
-            x = patches + patch_rows.astype(dtype)
+            x = add_bias(patches, patch_rows, self.block.grad_dtype)
         if noise["patches"] is not None and self.patch_dropout:
             x, out["kept"] = patch_dropout(x, self.patch_dropout, noise["patches"])
         before = []

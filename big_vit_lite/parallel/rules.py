@@ -6,10 +6,12 @@ the largest axis that divides, of what is left, goes to fsdp. Moments and averag
 parameter's path and shape, hence its layout.
 """
 
+import functools
 import math
 import re
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
@@ -71,7 +73,9 @@ def leaf_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     return P(*spec)
 
 
-def gather_weights(params, dtype: DTypeLike, depth: int | None = None):
+def gather_weights(
+    params, dtype: DTypeLike, depth: int | None = None, grad_dtype: str | None = None
+):
     """The parameters of one block, whole along fsdp and kernels in the type they are computed in.
 
     Called where a block begins, so that each device gathers one block's weights in half the bytes,
@@ -81,6 +85,8 @@ def gather_weights(params, dtype: DTypeLike, depth: int | None = None):
 
     Args:
         depth: of the stack that the block was sliced from, None where layers stand side by side.
+        grad_dtype: float32 where gradients leave the products in it, though weights travel in
+            `dtype`; None: they leave in `dtype`, too.
     """
     mesh = jax.sharding.get_abstract_mesh()
 
@@ -92,12 +98,28 @@ def gather_weights(params, dtype: DTypeLike, depth: int | None = None):
             spec = leaf_spec(name, (depth, *weight.shape), mesh)[1:]
         if "fsdp" not in spec:
             return weight
-        if name.endswith("/kernel"):
-            weight = weight.astype(dtype)
         whole = P(*(None if axis == "fsdp" else axis for axis in spec))
+        if name.endswith("/kernel") and grad_dtype != weight.dtype:
+            weight = weight.astype(dtype)
+        elif name.endswith("/kernel"):
+            return _gather_rounded(weight, jnp.dtype(dtype), whole)
         return jax.lax.with_sharding_constraint(weight, whole)
 
     return jax.tree.map_with_path(gather, params)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather_rounded(weight, dtype: DTypeLike, whole: P):
+    """The weight's values in `dtype`, gathered in it, but held in its own type, so that gradients
+    come in that."""
+    gathered = jax.lax.with_sharding_constraint(weight.astype(dtype), whole)
+    return gathered.astype(weight.dtype)
+
+
+_gather_rounded.defvjp(
+    lambda weight, dtype, whole: (_gather_rounded(weight, dtype, whole), None),
+    lambda dtype, whole, _, g: (g,),
+)
 
 
 def weights_are_split() -> bool:

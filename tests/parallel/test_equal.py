@@ -3,10 +3,16 @@
 import jax
 import numpy as np
 import pytest
-from small import batch_spec, make_optimizer, make_run, make_task, random_batch
+from small import (
+    batch_spec,
+    loss_and_gradients,
+    make_optimizer,
+    make_run,
+    make_task,
+    random_batch,
+)
 
 from big_vit_lite import checks, config, models, parallel
-from big_vit_lite.parallel import training
 
 MESHES = {
     "data x fsdp x tensor": {"data": 2, "fsdp": 2, "tensor": 2},
@@ -20,31 +26,6 @@ MESHES = {
 # 17 tokens, which no number of devices divides, and every kind of noise.
 MODEL = {"depth": 4, "pool": "cls", "scan": True, "remat": "dots", "stochastic_depth": 0.2,
          "dropout": 0.1, "attention_dropout": 0.1, "layer_scale": 0.5}  # fmt: skip
-
-
-def loss_and_gradients(run, sizes, count):
-    """Loss, and gradients by path, computed on `count` devices, sharded as in training."""
-    mesh = parallel.make_mesh(config.Mesh(**sizes), jax.devices()[:count])
-    run = run.model_copy(update={"mesh": config.Mesh(**sizes)})
-    task = make_task(run)
-    key = jax.random.key(0)
-    abstract = jax.eval_shape(task.init, key)
-    shardings = parallel.state_shardings(abstract, mesh)
-    params = jax.jit(task.init, out_shardings=shardings)(key)
-
-    def compute(params, batch):
-        batch = task.prepare(batch, jax.random.key(1))
-        return training.gradients(task, params, batch, jax.random.key(2), 1)
-
-    with jax.set_mesh(mesh):
-        replicated = parallel.replicated(mesh)
-        compiled = jax.jit(compute, out_shardings=(replicated, replicated, shardings))
-        loss, _, grads = compiled(params, random_batch(run, mesh, 0))
-    return float(loss), {
-        parallel.path_name(path): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(grads)
-        if not parallel.path_name(path).endswith("key/bias")  # nothing but rounding
-    }
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
 from big_vit_lite.models.layers.inits import kernel_init
+from big_vit_lite.models.layers.linear import add_bias, product
 from big_vit_lite.models.layers.noise import dropout
 from big_vit_lite.parallel import axis_size, constrain, whole_tokens
 
@@ -172,6 +173,7 @@ class Projection(nn.Module):
     bias: bool
     dtype: DTypeLike
     init_rule: str = "xavier"
+    grad_dtype: str | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Heads:
@@ -182,10 +184,10 @@ class Projection(nn.Module):
             return init(key, (width, shape[1] * shape[2]), dtype).reshape(shape)
 
         kernel = self.param("kernel", flat_init, (width, *self.features))
-        y = rows(x).astype(self.dtype) @ kernel.reshape(width, -1).astype(self.dtype)
+        y = product(rows(x).astype(self.dtype), kernel.reshape(width, -1), self.grad_dtype)
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, self.features)
-            y = y + bias.reshape(-1).astype(self.dtype)
+            y = add_bias(y, bias.reshape(-1), self.grad_dtype)
         return y.reshape(*x.shape[:-1], *self.features)
 
 
@@ -197,6 +199,7 @@ class Merge(nn.Module):
     dtype: DTypeLike
     init_rule: str = "xavier"
     depth: int | None = None
+    grad_dtype: str | None = None
 
     @nn.compact
     def __call__(self, x: Heads) -> Float[Array, "b n d"]:
@@ -209,10 +212,10 @@ class Merge(nn.Module):
         kernel = self.param("kernel", flat_init, (heads, per_head, self.features))
         leading = x.shape[:-2]
         x = rows(x.reshape(*leading, heads * per_head))
-        y = x @ kernel.reshape(-1, self.features).astype(self.dtype)
+        y = product(x, kernel.reshape(-1, self.features), self.grad_dtype)
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
-            y = y + bias.astype(self.dtype)
+            y = add_bias(y, bias, self.grad_dtype)
         return y.reshape(*leading, self.features)
 
 
@@ -242,6 +245,7 @@ class Attention(nn.Module):
     depth: int | None = None
     features: int | None = None
     tokens: int | None = None
+    grad_dtype: str | None = None
 
     @nn.compact
     def __call__(
@@ -254,8 +258,9 @@ class Attention(nn.Module):
         width = x.shape[-1]
         per_head = (self.heads, width // self.heads)
         context = x if context is None else context
+        options = (self.dtype, self.init_rule)
         q, k, v = (
-            Projection(per_head, self.qkv_bias, self.dtype, self.init_rule, name=name)(source)
+            Projection(per_head, self.qkv_bias, *options, self.grad_dtype, name=name)(source)
             for name, source in (("query", x), ("key", context), ("value", context))
         )
         implementation = self.implementation
@@ -272,5 +277,5 @@ class Attention(nn.Module):
             else:
                 y = dot_product_attention(q, k, v, implementation, self.causal, mask)
         features = width if self.features is None else self.features
-        out = Merge(features, self.bias, self.dtype, self.init_rule, self.depth, name="out")
+        out = Merge(features, self.bias, *options, self.depth, self.grad_dtype, name="out")
         return out(y), maps if self.maps else None

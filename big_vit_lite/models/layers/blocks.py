@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Key
 from big_vit_lite.config import InputError
 from big_vit_lite.models.layers.attention import KEPT, Attention, Mask, rows
 from big_vit_lite.models.layers.inits import kernel_init, mlp_bias_init
+from big_vit_lite.models.layers.linear import Linear
 from big_vit_lite.models.layers.noise import PartKey, dropout, split_key, stochastic_depth
 from big_vit_lite.models.layers.norms import LayerNorm, LayerScale
 from big_vit_lite.models.layers.pipeline import pipeline
@@ -42,7 +43,7 @@ class BlockSpec:
     `layer_scale` is its initial value, None for none. `attention` names a path of attention.py,
     `init` a rule of inits.py, which may want to know the `depth` of the stack. `microbatches`
     are the parts of a batch in a pipeline; `tokens` how many are real, where the mesh splits them
-    and padding may follow.
+    and padding may follow; `grad_dtype` the type of weights' gradients, see linear.py.
     """
 
     heads: int
@@ -61,6 +62,7 @@ class BlockSpec:
     depth: int | None = None
     microbatches: int = 1
     tokens: int | None = None
+    grad_dtype: str | None = None
 
     def norm(self, name: str, **overrides) -> LayerNorm:
         """A norm as these blocks have it."""
@@ -78,6 +80,7 @@ class BlockSpec:
             "init_rule": self.init,
             "depth": self.depth,
             "tokens": self.tokens,
+            "grad_dtype": self.grad_dtype,
             **overrides,
         }
         return Attention(**fields, name=name)
@@ -92,13 +95,14 @@ class Mlp(nn.Module):
     def __call__(self, x: Tokens, key: Key[Array, ""] | None = None) -> Tokens:
         spec, width = self.spec, x.shape[-1]
 
-        def dense(name: str, part: str, inputs: int, outputs: int) -> nn.Dense:
-            return nn.Dense(
+        def dense(name: str, part: str, inputs: int, outputs: int) -> Linear:
+            return Linear(
                 outputs,
-                use_bias=spec.bias,
+                bias=spec.bias,
                 dtype=spec.dtype,
                 kernel_init=kernel_init(spec.init, part, spec.depth),
                 bias_init=mlp_bias_init(spec.init, inputs),
+                grad_dtype=spec.grad_dtype,
                 name=name,
             )
 
@@ -176,7 +180,10 @@ class Encoder(nn.Module):
             x, spec = split_tokens(x), dataclasses.replace(spec, tokens=tokens)
         if weights_are_split() and not self.is_initializing():
             gather = functools.partial(
-                gather_weights, dtype=self.spec.dtype, depth=self.depth if self.scan else None
+                gather_weights,
+                dtype=spec.dtype,
+                depth=self.depth if self.scan else None,
+                grad_dtype=spec.grad_dtype,
             )
             block = nn.map_variables(Block, "params", trans_in_fn=gather)
         block = rematerialised(block, self.remat, in_scan=self.scan)

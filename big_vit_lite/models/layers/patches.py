@@ -2,12 +2,12 @@
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from big_vit_lite.config import InputError
 from big_vit_lite.models.layers.inits import torch_uniform
+from big_vit_lite.models.layers.linear import add_bias, product
 
 
 def patch_grid(
@@ -67,22 +67,29 @@ class PatchEmbedding(nn.Module):
     dtype: DTypeLike
     init_rule: str = "xavier"
     drop_edge: bool = False
+    grad_dtype: str | None = None
 
     @nn.compact
     def __call__(self, images: Float[Array, "b H W c"]) -> Float[Array, "b h w d"]:
         rows, columns = patch_grid(images.shape[1:3], self.patch, self.stride, self.drop_edge)
         shape = (*self.patch, images.shape[-1], self.width)
         init = torch_uniform() if self.init_rule == "torch" else nn.initializers.lecun_normal()
-        kernel = self.param("kernel", init, shape).astype(self.dtype)
+        kernel = self.param("kernel", init, shape)
         images = images.astype(self.dtype)
         if self.stride == self.patch:
             images = images[:, : rows * self.patch[0], : columns * self.patch[1]]
-            x = patchify(images, self.patch) @ kernel.reshape(-1, self.width)
+            x = product(
+                patchify(images, self.patch), kernel.reshape(-1, self.width), self.grad_dtype
+            )
         else:
             x = jax.lax.conv_general_dilated(
-                images, kernel, self.stride, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+                images,
+                kernel.astype(self.dtype),
+                self.stride,
+                "VALID",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.width,))
-            x = x + jnp.asarray(bias, self.dtype)
+            x = add_bias(x, bias, self.grad_dtype)
         return x

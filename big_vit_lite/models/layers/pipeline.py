@@ -31,9 +31,8 @@ def in_stages(model: nn.Module, parts: int) -> nn.Module:
     Raises:
         InputError: it has no Transformer blocks.
     """
-    towers = [name for name in ("img", "txt") if hasattr(model, name)]
-    if towers:
-        return model.clone(**{name: in_stages(getattr(model, name), parts) for name in towers})
+    if hasattr(model, "img"):
+        return model.clone(img=in_stages(model.img, parts), txt=in_stages(model.txt, parts))
     if not hasattr(model, "block"):
         raise InputError(
             f"mesh.stage splits Transformer blocks, and {type(model).__name__} has none: leave "

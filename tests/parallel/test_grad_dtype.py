@@ -1,0 +1,63 @@
+"""The type in which gradients of weights leave the products, and devices sum them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import loss_and_gradients, make_run, make_task
+
+from big_vit_lite import config, models
+from big_vit_lite.models.layers.linear import product
+
+
+def test_products_and_their_gradients_are_those_of_jax():
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, g = (jax.random.normal(key, (2, 5, 16), jnp.bfloat16) for key in keys[:2])
+    kernel = jax.random.normal(keys[2], (16, 16))
+
+    def pull(grad_dtype):
+        y, back = jax.vjp(lambda x, w: product(x, w, grad_dtype), x, kernel)
+        return y, *back(g)
+
+    plain, exact = pull(None), pull("float32")
+    assert jnp.array_equal(plain[0], exact[0]) and jnp.array_equal(plain[1], exact[1])
+    rows = np.asarray(x, np.float64).reshape(-1, 16)
+    wanted = rows.T @ np.asarray(g, np.float64).reshape(-1, 16)
+    np.testing.assert_allclose(exact[2], wanted, rtol=1e-5, atol=1e-5)
+    assert np.abs(np.asarray(plain[2]) - wanted).max() > 1e-3
+
+
+def in_bfloat16(x):
+    """Share of the numbers that bfloat16 has."""
+    return (np.asarray(jnp.asarray(x).astype(jnp.bfloat16), np.float32) == x).mean()
+
+
+@pytest.mark.parametrize("sizes", [{"data": 8}, {"data": 1, "fsdp": 8}], ids=["data", "fsdp"])
+def test_gradients_are_summed_in_the_type_that_is_asked_for(sizes, monkeypatch):
+    monkeypatch.setattr("big_vit_lite.parallel.rules.MIN_FSDP_SIZE", 64)
+    model = {"depth": 1, "dtype": "bfloat16", "scan": True}
+    losses, grads = {}, {}
+    for grad_dtype in ("bfloat16", "float32"):
+        run = make_run(model=model, optim={"grad_dtype": grad_dtype})
+        losses[grad_dtype], grads[grad_dtype] = loss_and_gradients(run, sizes, 8)
+    for name, exact in grads["float32"].items():
+        if name.endswith("kernel") and "head" not in name:
+            rounded = grads["bfloat16"][name]
+            assert in_bfloat16(rounded) == 1 and in_bfloat16(exact) < 0.05, name
+            assert np.abs(rounded - exact).max() < 0.05 * np.abs(exact).max(), name
+    assert losses["float32"] == pytest.approx(losses["bfloat16"], rel=2e-3)
+
+
+def test_types_that_do_not_fit_are_refused():
+    run = make_run(model={"dtype": "float32"}, optim={"grad_dtype": "bfloat16"})
+    with pytest.raises(
+        config.InputError,
+        match="optim.grad_dtype is bfloat16, but products are computed in float32: use float32 or "
+        "auto, or set model.dtype=bfloat16.",
+    ):
+        make_task(run)
+    resnet = models.build_model(config.Model(variant="RN50"), (64, 64, 3), 0, "cpu")
+    with pytest.raises(config.InputError, match="ResNet has none: leave it auto"):
+        models.with_grad_dtype(resnet, "float32")
+    with pytest.raises(config.InputError, match="ResNet has none: leave mesh.stage 1"):
+        models.in_stages(resnet, 4)
