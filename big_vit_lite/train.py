@@ -228,7 +228,8 @@ def first_state(parts, keeper, training, last: int | None, log) -> tuple[dict, d
     new."""
     if last is not None:
         state, meta = keeper.restore(assembly.stored_form(parts, training.abstract), last)
-        return assembly.from_stored(parts, state), meta
+        shardings = jax.tree.map(lambda x: x.sharding, training.abstract)
+        return jax.device_put(assembly.from_stored(parts, state), shardings), meta
     state = training.init()
     if parts.run.init is not None:
         params, told = assembly.init_params(parts, state["params"])

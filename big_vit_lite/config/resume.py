@@ -24,6 +24,7 @@ RESUMABLE: dict[str, str] = {
     r"data\.(threads|workers|prefetch_mib|skip_limit)": "Batches are a function of seed and "
     "step alone.",
     r"optim\.skip_nonfinite": "Decides on steps that would have ended the run, and on no other.",
+    r"optim\.offload": "Where the state lies changes nothing in what is computed.",
     r"mesh\..*": "The same mathematics on any mesh; sums are taken in another order, so that "
     "losses agree to 1e-5 in float32 instead of to the bit.",
     r"model\.(remat|scan)": "The same mathematics computed in other pieces; equal up to rounding. "

@@ -226,6 +226,9 @@ class Optim(Section):
     clip_norm: float | None = Field(None, gt=0)
     """Longest gradient, over all parameters together; longer ones are scaled down to it. 1.0 is
     usual for ViTs; none: no limit."""
+    offload: bool = False
+    """Whether the optimiser's state lies in the host's memory between updates: less memory on the
+    device for two copies in every step. Sharding it over more devices (mesh.fsdp) is faster."""
     grad_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type in which gradients leave the matrix products, and in which devices sum them; auto: that
     of the products, model.dtype. float32 is exact and twice the bytes between devices."""

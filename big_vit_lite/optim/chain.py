@@ -26,6 +26,7 @@ class Optimizer(NamedTuple):
     ema: float | None
     loss_scale: bool = False
     skip_nonfinite: bool = False
+    offload: bool = False
 
     def init(self, params: Any) -> Any:
         return self.transformation.init(params)
@@ -120,4 +121,5 @@ def build(run: config.Run, params, steps: int, examples: int) -> Optimizer:
         o.ema,
         loss_scale=o.loss_scale == "dynamic" or (o.loss_scale == "auto" and float16),
         skip_nonfinite=o.skip_nonfinite > 0,
+        offload=o.offload,
     )

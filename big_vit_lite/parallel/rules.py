@@ -16,6 +16,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
+from big_vit_lite.parallel.offload import on_device
+
 MIN_FSDP_SIZE = 2**14
 """Leaves below this many elements stay whole: gathering them costs more than holding them."""
 
@@ -147,7 +149,12 @@ def with_shardings(abstract, mesh: Mesh):
 def relayout(transform, tree, mesh: Mesh):
     """`transform(tree)` as one compiled function, born in the shardings of what comes out.
 
-    For changes of form (layers stacked or side by side) of states too large for one device.
+    For changes of form (layers stacked or side by side) of states too large for one device. What
+    lies in the host's memory comes out on the devices.
     """
-    shardings = state_shardings(jax.eval_shape(transform, tree), mesh)
-    return jax.jit(transform, out_shardings=shardings)(tree)
+
+    def change(tree):
+        return transform(on_device(tree))
+
+    shardings = state_shardings(jax.eval_shape(change, tree), mesh)
+    return jax.jit(change, out_shardings=shardings)(tree)

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from big_vit_lite.parallel import nonfinite
 from big_vit_lite.parallel.mesh import constrain, replicated
+from big_vit_lite.parallel.offload import is_on_host, offloaded, on_device
 from big_vit_lite.parallel.rules import with_shardings
 from big_vit_lite.parallel.runtime import compiler_options, return_freed_memory
 
@@ -39,6 +40,7 @@ class Optimizer(Protocol):
     ema: float | None
     loss_scale: bool  # found anew as training goes, for float16
     skip_nonfinite: bool  # updates are left out where loss or gradient is not finite
+    offload: bool  # its state is in the host's memory between steps
 
     def init(self, params: Any) -> Any: ...
     def update(self, grads: Any, opt_state: Any, params: Any) -> tuple[Any, Any]: ...
@@ -143,6 +145,8 @@ def make_functions(task: Task, optimizer: Optimizer, seed: int):
         }
         finite = jnp.isfinite(loss) & jnp.isfinite(metrics["grad_norm"])
         with jax.named_scope("update"):
+            if optimizer.offload:
+                state = state | {"opt_state": on_device(state["opt_state"])}
             updates, opt_state = optimizer.update(grads, state["opt_state"], params)
             new = {
                 "step": state["step"] + 1,
@@ -166,7 +170,10 @@ def abstract_state(task: Task, optimizer: Optimizer, mesh: Mesh, seed: int = 0) 
     """Shapes, types and shardings of a training state, of which nothing exists yet."""
     init, _ = make_functions(task, optimizer, seed)
     # Outside set_mesh: initialisation traces a batch of one image, which does not divide.
-    return with_shardings(jax.eval_shape(init), mesh)
+    abstract = with_shardings(jax.eval_shape(init), mesh)
+    if optimizer.offload:
+        abstract["opt_state"] = offloaded(abstract["opt_state"], mesh)
+    return abstract
 
 
 def compile_training(
@@ -206,9 +213,11 @@ def compile_training(
 
 
 def shard_bytes(abstract) -> int:
-    """Bytes of a sharded tree that lie on one device."""
+    """Bytes of a sharded tree that lie on one device, and not in the host's memory."""
     total = 0
     for leaf in jax.tree.leaves(abstract):
+        if is_on_host(leaf):
+            continue
         shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape
         size = jnp.dtype(leaf.dtype).itemsize
         for n in shape:
