@@ -95,7 +95,8 @@ def test_what_is_no_trace_is_one_sentence(arguments, text, tmp_path, capsys):
 
 
 def test_times_leave_out_what_runs_within():
-    events = [(0, 100, "while", "d", "m", ""), (10, 30, "dot", "d", "m", ""), (15, 5, "copy", "d", "m", ""),
+    events = [(0, 100, "while", "d", "m", ""), (10, 30, "dot", "d", "m", ""),
+              (15, 5, "copy", "d", "m", ""),
               (50, 50, "dot", "d", "m", ""), (100, 7, "add", "d", "m", "")]  # fmt: skip
     found = [(o.name, round(o.seconds * 1e9)) for o in tool._alone(events)]
     assert found == [("while", 20), ("dot", 25), ("copy", 5), ("dot", 50), ("add", 7)]
