@@ -1,4 +1,4 @@
-"""The sections `text`, `joint` and `decoder` of a run: the text tower and what joins both towers."""
+"""The sections `text`, `joint` and `decoder` of a run: the text tower, and what joins the two."""
 
 from __future__ import annotations
 
