@@ -83,10 +83,10 @@ def _collectives(plan: Plan) -> list[str]:
 
 
 def _time(plan: Plan) -> list[str]:
-    lines = [f"  analytic FLOPs         {plan.flops:.4g}"]
-    lines.append(f"  main memory            {amount(plan.memory_bytes)} read and written")
+    lines = [f"  analytic FLOPs               {plan.flops:.4g}"]
+    lines.append(f"  main memory                  {amount(plan.memory_bytes)} read and written")
     for name, seconds in plan.floors.items():
-        lines.append(f"  {_NAMED[name] + ' alone':<23}{seconds * 1e3:.1f} ms at least")
+        lines.append(f"  {_NAMED[name] + ' alone':<29}{seconds * 1e3:.1f} ms at least")
     if plan.roofline_s is None:
         lines.append("  no floor: the rates of this device are not known")
         return lines
