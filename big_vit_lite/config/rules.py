@@ -142,6 +142,9 @@ def _tokens(run: Run) -> Iterator[Fault]:
     if model.pool == "cls" and model.class_token is False:
         wanted = "pool cls needs the class token; leave it none, or pool otherwise"
         yield Fault("model.class_token", wanted, False, ("model.pool",))
+    if model.variant.startswith("RN") and run.task.name == "classification":
+        wanted = "ResNets are image towers beside a text tower; task classification wants a ViT"
+        yield Fault("model.variant", wanted, model.variant, ("task.name",))
 
 
 def mesh_sizes(mesh: Mesh) -> dict[str, int]:

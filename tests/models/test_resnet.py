@@ -4,6 +4,7 @@ Recorded by tools/record_clip_goldens.py.
 """
 
 import functools
+import importlib.util
 import pathlib
 
 import clip_weights
@@ -256,3 +257,22 @@ def test_auto_follows_the_platform():
     model = models.build_model(config.Model(variant="RN50"), (224, 224, 3), 0, "gpu")
     assert isinstance(model, ResNet) and not model.scan
     assert (model.dtype, model.attention, model.remat) == ("bfloat16", "cudnn", "none")
+
+
+def test_classification_refuses_a_resnet():
+    from big_vit_lite.config.rules import check
+
+    data = {"batch_size": 8, "train": {"source": "synthetic", "transform": ""}}
+    for variant, faults in [("RN50", 1), ("B/16", 0)]:
+        run = config.Run(steps=2, model={"variant": variant}, data=data)
+        assert sum("ResNets are image towers" in str(f) for f in check(run)) == faults
+
+
+@pytest.mark.extra
+def test_equal_to_open_clip_live():
+    pytest.importorskip("torch")
+    path = GOLDENS.parents[2] / "tools" / "record_clip_goldens.py"
+    spec = importlib.util.spec_from_file_location("record_clip_goldens", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert_equal(module.record_resnet(9))
