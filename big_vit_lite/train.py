@@ -8,12 +8,10 @@ import datetime
 import itertools
 import sys
 import time
-from collections import deque
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from big_vit_lite import (
     assembly,
@@ -21,8 +19,8 @@ from big_vit_lite import (
     checks,
     config,
     data,
+    describe,
     evals,
-    models,
     optim,
     parallel,
     plan,
@@ -62,17 +60,17 @@ def train(run: config.Run, workdir: str | Path) -> tuple[dict[str, float], bool]
             checkpoint.find(run.init)  # refused now rather than after compiling
         if parallel.is_first():
             (workdir / "config.json").write_text(run.to_json())
-        log.say(f"{workdir}: {parts.steps:,} steps on {describe_mesh(parts.mesh)}; compiling")
-        log.say(describe_data(parts))
+        log.say(f"{workdir}: {parts.steps:,} steps on {describe.mesh(parts.mesh)}; compiling")
+        log.say(describe.data(parts))
         if run.mesh.stage > 1:
-            log.say(describe_pipeline(run.mesh))
+            log.say(describe.pipeline(run.mesh))
         began = time.monotonic()
         training = parallel.compile_training(
             parts.task, optimizer, parts.mesh, parts.batches.spec, run.seed
         )
         speed = {"speed/compile_s": time.monotonic() - began}
         log.say(f"compiled in {speed['speed/compile_s']:.1f} s")
-        log.say(describe_parameters(parts, training))
+        log.say(describe.parameters(parts, training))
         state, meta = first_state(parts, keeper, training, last, log)
         log.resume(int(state["step"]))
         with report.Goodput(began_at, meta.get("goodput")) as goodput:
@@ -94,7 +92,7 @@ def loop(
     save_every, log_every = period(parts, run.checkpoint.every), period(parts, run.report.every)
     began = time.monotonic() - meta.get("wall_s", 0.0)
     results = dict(meta.get("results", {}))
-    watch = LossWatch(parts.batches, run.optim.skip_nonfinite, log.say, meta.get("left_out"))
+    watch = report.LossWatch(parts.batches, run.optim.skip_nonfinite, log.say, meta.get("left_out"))
     pace = open_pace(parts)
     profile = report.Profile(run.report.profile, log.workdir / "profile", training.compiled)
     skips = data.Skips(run.data.skip_limit, log.say, meta.get("bad_examples"))
@@ -144,7 +142,7 @@ def loop(
                 log.progress(finished)
                 if finished % log_every == 0 or finished in (1, steps):
                     speed |= pace.read() | goodput.read()
-                    log.row(finished, train_row(parts, finished, numbers, skips) | speed)
+                    log.row(finished, describe.train_row(parts, finished, numbers, skips) | speed)
                     speed = {}
             with pace.pause():
                 if due:
@@ -153,7 +151,7 @@ def loop(
                 if save:
                     watchdog.expect(f"the save of step {step}")
                     log.flush()  # a checkpoint never knows of steps that metrics.jsonl does not
-                    said = describe_run(parts, step, began, results) | {
+                    said = describe.run(parts, step, began, results) | {
                         "skipped": skipped,
                         "bad_examples": skips.to_dict(),
                         "left_out": watch.left_out,
@@ -163,64 +161,6 @@ def loop(
             if stopping:
                 break
     return results, stopping
-
-
-class LossWatch:
-    """Reads each step's metrics when they are there, and refuses those that are not finite.
-
-    It stays one step behind, so that the device never waits for the host. Steps whose update the
-    step itself left out are counted: up to `limit` of them for NaN or infinity, and any number for
-    overflows of the loss scale, which is how that scale is found.
-    """
-
-    def __init__(self, batches, limit: int = 0, say=print, left_out: dict[str, int] | None = None):
-        self.batches, self.limit, self.say = batches, limit, say
-        self.left_out = {"nonfinite": 0, "overflow": 0} | (left_out or {})
-        self.pending: deque[tuple[int, dict]] = deque()
-
-    def add(self, step: int, metrics: dict, wait: bool) -> list[tuple[int, dict[str, float]]]:
-        """Takes the metrics of step `step` (counted from 1).
-
-        Returns:
-            (step, metrics) of the steps that are finished: this one too if `wait`.
-
-        Raises:
-            RunError: names the first step whose loss or gradient is not finite beyond the limit,
-                and its examples.
-        """
-        self.pending.append((step, metrics))
-        return [self._read() for _ in range(len(self.pending) - (0 if wait else 1))]
-
-    def _read(self) -> tuple[int, dict[str, float]]:
-        step, metrics = self.pending.popleft()
-        metrics = {key: float(value) for key, value in jax.device_get(metrics).items()}
-        faults = [key for key in ("loss", "grad_norm") if not np.isfinite(metrics[key])]
-        scaled, overflow = "overflow" in metrics, metrics.pop("overflow", 0)
-        self.left_out["overflow"] += int(overflow)
-        if faults and not overflow:
-            self._leave_out(step, f"step {step}: {faults[0]} is {metrics[faults[0]]}")
-        if self.limit:
-            metrics["skipped_updates"] = self.left_out["nonfinite"]
-        if scaled:
-            metrics["overflows"] = self.left_out["overflow"]
-        return step, metrics
-
-    def _leave_out(self, step: int, what: str) -> None:
-        """Counts an update that was left out, or ends the run."""
-        known, limit = self.left_out["nonfinite"], self.limit
-        holds = f"its batch holds the examples [{self._examples(step)}] of data.train"
-        if known < limit:
-            self.left_out["nonfinite"] += 1
-            self.say(f"{what}; its update is left out ({known + 1} of at most {limit}); {holds}")
-            return
-        before = f", after {limit} updates left out, all that optim.skip_nonfinite allows"
-        raise config.RunError(
-            f"{what}{before if limit else ''}; {holds}. No state of this step or later is saved. "
-            "Try a lower optim.lr, a longer optim.warmup, or optim.clip_norm=1.0."
-        )
-
-    def _examples(self, step: int) -> str:
-        return ", ".join(map(str, self.batches.indices(step - 1)))
 
 
 def first_state(parts, keeper, training, last: int | None, log) -> tuple[dict, dict]:
@@ -279,66 +219,6 @@ def open_pace(parts):
         assembly.train_flops(parts),
         report.peak_flops(parts.mesh.devices.flat[0]),
     )
-
-
-def train_row(parts, step: int, numbers: dict[str, float], skips) -> dict[str, Any]:
-    """A row of metrics.jsonl about training itself."""
-    examples = step * parts.run.data.batch_size
-    return {
-        **{f"train/{key}": value for key, value in numbers.items()},
-        "train/examples": examples,
-        "train/epoch": examples / parts.batches.examples,
-        **({"train/bad_examples": len(skips.names)} if skips.names else {}),
-        "memory/peak_bytes": report.memory_peak(),
-    }
-
-
-def describe_run(parts, step: int, began: float, results: dict[str, float]) -> dict[str, Any]:
-    """What a checkpoint says beside its arrays and the metrics of its own step."""
-    return {
-        "config": parts.run.to_json(),
-        "seed": parts.run.seed,
-        "examples_seen": step * parts.run.data.batch_size,
-        "class_names": list(parts.batches.class_names),
-        "position_grid": getattr(parts.model, "position_grid", None),
-        "wall_s": time.monotonic() - began,
-        "results": {key: value for key, value in results.items() if np.isfinite(value)},
-    }
-
-
-def describe_mesh(mesh) -> str:
-    """'8 x TPU v5 lite (data 2, fsdp 4)'."""
-    axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
-    kind = mesh.devices.flat[0].device_kind
-    return f"{mesh.size} x {kind}" + (f" ({axes})" if axes else "")
-
-
-def describe_pipeline(mesh: config.Mesh) -> str:
-    """'pipeline: 4 stages, 16 micro-batches; a stage idles 16% of a step'."""
-    stages, count = mesh.stage, config.microbatches(mesh)
-    idle = models.bubble(stages, count)
-    return f"pipeline: {stages} stages, {count} micro-batches; a stage idles {idle:.0%} of a step"
-
-
-def describe_data(parts) -> str:
-    """'an epoch is 72 examples of 2 classes (cat, dog); val has 8'."""
-    names = parts.batches.class_names
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    classes = f" of {len(names):,} classes ({shown})" if names else ""
-    evaluated = "".join(f"; {e.name} has {e.stream.examples:,}" for e in parts.evaluations)
-    return f"an epoch is {parts.batches.examples:,} examples{classes}{evaluated}"
-
-
-def describe_parameters(parts, training) -> str:
-    """The table of parameters under their names in checkpoints, and what the state takes."""
-    o, params = parts.run.optim, assembly.stored_form(parts, training.abstract["params"])
-    lr = optim.multipliers(params, o.lr_rules, "optim.lr_rules")
-    decay = optim.multipliers(params, o.decay_rules, "optim.decay_rules")
-    memory = training.compiled.memory_analysis()
-    state = parallel.shard_bytes(training.abstract) / 2**20
-    temporary = memory.temp_size_in_bytes / 2**20
-    table = report.parameter_table(params, lr, decay)
-    return f"parameters\n{table}\nper device: state {state:,.1f} MiB, step {temporary:,.1f} MiB"
 
 
 def dated_folder(run: config.Run) -> Path:

@@ -161,7 +161,7 @@ def test_a_signal_skips_evaluations_which_the_resumed_run_makes_up_for(tmp_path,
 
 
 @pytest.mark.parametrize(
-    "where", ["big_vit_lite.train.LossWatch.add", "big_vit_lite.evals.measure"]
+    "where", ["big_vit_lite.report.loss_watch.LossWatch.add", "big_vit_lite.evals.measure"]
 )
 def test_a_signal_at_any_moment_of_a_step_ends_with_a_save(tmp_path, monkeypatch, where):
     more = ("--config.steps=20", "--config.evals.val.every=3", "--config.report.every=1")

@@ -7,6 +7,7 @@ import importlib
 
 _HOME = {
     "Log": "log",
+    "LossWatch": "loss_watch",
     "Silent": "log",
     "Watchdog": "watchdog",
     "open": "log",

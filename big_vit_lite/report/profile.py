@@ -1,4 +1,4 @@
-"""Traces of chosen steps, for Perfetto, XProf and tools/profile.py."""
+"""Traces of chosen steps, for Perfetto, XProf and tools/top_operations.py."""
 
 import contextlib
 from pathlib import Path
@@ -23,7 +23,7 @@ PROFILE = Option(
     "profile",
     "FIRST:END",
     "Traces these steps, counted from 0, into WORKDIR/profile: the field report.profile in short. "
-    "tools/profile.py says what took the time in it.",
+    "tools/top_operations.py says what took the time in it.",
     _steps,
 )
 

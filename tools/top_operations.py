@@ -1,7 +1,7 @@
 """Prints what took the time in a trace: by layer, by kind of operation, and the top operations.
 
     python -m big_vit_lite.train --config configs/vit_b16.py --workdir runs/b16 --profile 10:13
-    python tools/profile.py --trace runs/b16/profile
+    python tools/top_operations.py --trace runs/b16/profile
 
 Times are of operations on the devices, without those that run within them (the body of a loop,
 say). The newest trace in the folder is read; it opens in Perfetto (*.trace.json.gz) and XProf, too.
@@ -57,7 +57,7 @@ class Operation(NamedTuple):
 
 def main(argv: list[str]) -> None:
     told, faults = config.options_line(
-        argv, program="python tools/profile.py", about=__doc__, options=OPTIONS
+        argv, program="python tools/top_operations.py", about=__doc__, options=OPTIONS
     )
     top, depth = told.get("top", 20), told.get("depth", 3)
     if top < 1 or depth < 1:

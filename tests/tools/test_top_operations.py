@@ -1,4 +1,4 @@
-"""tools/profile.py on a trace of a real run; layers keep their names in the compiled step."""
+"""tools/top_operations.py on a trace of a real run; layers keep their names in the compiled step."""
 
 import importlib.util
 import re
@@ -15,7 +15,7 @@ from big_vit_lite.train import main
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "configs" / "quickstart.py:tiny")
-spec = importlib.util.spec_from_file_location("profile_tool", ROOT / "tools" / "profile.py")
+spec = importlib.util.spec_from_file_location("profile_tool", ROOT / "tools" / "top_operations.py")
 tool = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tool)
 

@@ -1,0 +1,68 @@
+"""What a run says of itself: rows of metrics, checkpoints' words, lines of the log."""
+
+import time
+from typing import Any
+
+import numpy as np
+
+from big_vit_lite import assembly, config, models, optim, parallel, report
+
+
+def train_row(parts, step: int, numbers: dict[str, float], skips) -> dict[str, Any]:
+    """A row of metrics.jsonl about training itself."""
+    examples = step * parts.run.data.batch_size
+    return {
+        **{f"train/{key}": value for key, value in numbers.items()},
+        "train/examples": examples,
+        "train/epoch": examples / parts.batches.examples,
+        **({"train/bad_examples": len(skips.names)} if skips.names else {}),
+        "memory/peak_bytes": report.memory_peak(),
+    }
+
+
+def run(parts, step: int, began: float, results: dict[str, float]) -> dict[str, Any]:
+    """What a checkpoint says beside its arrays and the metrics of its own step."""
+    return {
+        "config": parts.run.to_json(),
+        "seed": parts.run.seed,
+        "examples_seen": step * parts.run.data.batch_size,
+        "class_names": list(parts.batches.class_names),
+        "position_grid": getattr(parts.model, "position_grid", None),
+        "wall_s": time.monotonic() - began,
+        "results": {key: value for key, value in results.items() if np.isfinite(value)},
+    }
+
+
+def mesh(mesh) -> str:
+    """'8 x TPU v5 lite (data 2, fsdp 4)'."""
+    axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
+    kind = mesh.devices.flat[0].device_kind
+    return f"{mesh.size} x {kind}" + (f" ({axes})" if axes else "")
+
+
+def pipeline(mesh: config.Mesh) -> str:
+    """'pipeline: 4 stages, 16 micro-batches; a stage idles 16% of a step'."""
+    stages, count = mesh.stage, config.microbatches(mesh)
+    idle = models.bubble(stages, count)
+    return f"pipeline: {stages} stages, {count} micro-batches; a stage idles {idle:.0%} of a step"
+
+
+def data(parts) -> str:
+    """'an epoch is 72 examples of 2 classes (cat, dog); val has 8'."""
+    names = parts.batches.class_names
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    classes = f" of {len(names):,} classes ({shown})" if names else ""
+    evaluated = "".join(f"; {e.name} has {e.stream.examples:,}" for e in parts.evaluations)
+    return f"an epoch is {parts.batches.examples:,} examples{classes}{evaluated}"
+
+
+def parameters(parts, training) -> str:
+    """The table of parameters under their names in checkpoints, and what the state takes."""
+    o, params = parts.run.optim, assembly.stored_form(parts, training.abstract["params"])
+    lr = optim.multipliers(params, o.lr_rules, "optim.lr_rules")
+    decay = optim.multipliers(params, o.decay_rules, "optim.decay_rules")
+    memory = training.compiled.memory_analysis()
+    state = parallel.shard_bytes(training.abstract) / 2**20
+    temporary = memory.temp_size_in_bytes / 2**20
+    table = report.parameter_table(params, lr, decay)
+    return f"parameters\n{table}\nper device: state {state:,.1f} MiB, step {temporary:,.1f} MiB"
