@@ -11,8 +11,9 @@ from small import batch_spec, make_optimizer, make_run, make_task, random_batch
 
 from big_vit_lite import checkpoint, config, parallel
 from big_vit_lite.parallel import nonfinite
+from big_vit_lite.report import LossWatch
 from big_vit_lite.tasks.classification import Classification
-from big_vit_lite.train import LossWatch, main
+from big_vit_lite.train import main
 
 HUGE = 1e30
 """A factor that no gradient survives: over float16's range, and over float32's when squared."""
