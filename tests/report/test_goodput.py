@@ -107,8 +107,10 @@ def test_a_resumed_run_goes_on_from_the_first_start(tmp_path, monkeypatch, capfd
     assert second["productive_s"] > first["productive_s"]
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert all(0 < row["speed/goodput"] < 1 for row in rows[1:])
-    # Both processes waited for the data of their steps, compiled and evaluated; one slept.
-    assert rows[-1]["speed/goodput"] <= second["productive_s"] / (time.time() - began - 1)
+    # The time of both processes and between them counts, whatever they did in it.
+    passed = (tmp_path / "metrics.jsonl").stat().st_mtime - first["first_start"]
+    assert rows[-1]["speed/goodput"] * passed <= 1.2 * second["productive_s"]
+    assert second["productive_s"] < passed - 0.5
     # Each process says once what it took to compile.
     assert [row["step"] for row in rows if "speed/compile_s" in row] == [1, 5]
     said = capfd.readouterr().err
