@@ -1,4 +1,4 @@
-"""tools/top_operations.py on a trace of a real run; layers keep their names in the compiled step."""
+"""tools/top_operations.py on a trace of a real run; layers keep their names when compiled."""
 
 import importlib.util
 import re
