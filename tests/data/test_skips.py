@@ -287,7 +287,7 @@ def test_blocks_travel_to_other_processes(folder):
     assert all(np.array_equal(ours.arrays[k], theirs.arrays[k]) for k in ours.arrays)
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [1, 2, 3])
 def test_worker_processes_make_the_same_batches(folder, workers):
     settings = Data(batch_size=8, train=split(folder), threads=1, workers=workers)
     wanted = [stream(folder, 8).host_block(i) for i in range(6)]
