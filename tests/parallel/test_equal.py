@@ -100,8 +100,8 @@ def test_sequence_splits_the_activations_of_a_single_image():
         compiled = compiled_step(run, (80, 80, 3), run.mesh.sequence)
         return compiled.memory_analysis().temp_size_in_bytes
 
-    # 0.4 or less with JAX 0.10, 0.57 with 0.12.
-    assert temporaries(sequence=4) < 0.65 * temporaries(sequence=1)
+    share = 0.4 if jax.__version_info__ < (0, 11) else 0.6  # JAX 0.12 assigns more: 0.566
+    assert temporaries(sequence=4) < share * temporaries(sequence=1)
 
 
 def test_a_pipeline_moves_tokens_and_no_weights():
