@@ -90,7 +90,8 @@ def ranks(
     place = order[np.searchsorted(images.index[order], texts.index)]  # of each caption's image
     own = own_scores(images.features, texts.features, place)
     best = np.full(len(images.index), -np.inf, np.float32)
-    np.maximum.at(best, place, own)
+    with np.errstate(invalid="ignore"):  # of NaN, which stays NaN
+        np.maximum.at(best, place, own)
     blocks, everyone = (queries_at_once, items_at_once), np.arange(len(images.index))
     pictures, words = (images.features, everyone), (texts.features, place)
     to_text = count_ahead(mesh, *pictures, best, *words, *blocks)

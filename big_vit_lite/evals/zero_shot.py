@@ -29,18 +29,14 @@ def prepare(setting) -> tuple[Any, "Evaluation"]:
     """The stream and the evaluation of a run's evaluation; see evals.Setting.
 
     Raises:
-        InputError: data without labels, wrong prompts or names, a prompt that is too long.
+        InputError: data without labels, prompts or names that are wrong, a prompt that the text
+            transform cannot take.
     """
     # Labels are what is wanted of data that has captions, too.
     split = setting.split.model_copy(update={"text": ""})
     stream = data.eval_stream(
         split, setting.batch_size, setting.mesh, setting.run.data, setting.where
     )
-    if "label" not in stream.spec or not stream.class_names:
-        raise config.InputError(
-            f"{setting.where} holds no labels, and zero_shot compares with them; name them with "
-            f"{setting.where}.label_key"
-        )
     key, options = f"evals.{setting.name}", setting.options
     names = prompts.class_names_of(options.class_names, stream.class_names, f"{key}.class_names")
     templates = prompts.templates_of(options.prompts, f"{key}.prompts")

@@ -55,12 +55,12 @@ def test_files_of_templates(tmp_path, content, said):
 
 
 def test_an_entry_that_is_nothing():
-    with pytest.raises(
-        InputError,
-        match=r"evals\.val\.prompts: 'opnai' is neither a published set \(did you mean 'openai'\?\) "
-        r"nor a file; give a text with \{\} in it, a file with one a line, or one of openai, simple",
-    ):
+    with pytest.raises(InputError) as caught:
         prompts.templates_of(("opnai",), "evals.val.prompts")
+    assert str(caught.value).startswith(
+        "evals.val.prompts: 'opnai' is neither a published set (did you mean 'openai'?) nor a "
+        "file; give a text with {} in it, a file with one a line, or one of openai, simple, "
+    )
 
 
 def test_names_come_from_the_data_a_set_or_a_file(tmp_path):
