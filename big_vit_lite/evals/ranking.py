@@ -1,8 +1,8 @@
 """Ranks among many scores, with ties against us, exact, and never with all scores at once."""
 
+import functools
 from collections import deque
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -54,7 +54,7 @@ def count_ahead(
     block = max(1, min(items_at_once, per_device))
     rows = -(-per_device // block) * block * mesh.size
     gallery = _put(items, rows, 0, split), _put(item_groups.astype(np.int32), rows, -1, split)
-    counted = jax.jit(partial(_count, mesh, block), out_shardings=whole)
+    counted = _compiled(mesh, block)
     size = max(1, min(queries_at_once, len(queries)))
 
     def blocks() -> Iterator[jax.Array]:
@@ -64,6 +64,12 @@ def count_ahead(
             yield counted(*(_put(x, size, 0, whole) for x in asked), *gallery)
 
     return np.concatenate(list(fetched(blocks())))[: len(queries)].astype(np.int64)
+
+
+@functools.cache
+def _compiled(mesh: Mesh, block: int) -> Callable[..., jax.Array]:
+    """`_count`, which later evaluations of the run find compiled."""
+    return jax.jit(functools.partial(_count, mesh, block), out_shardings=replicated(mesh))
 
 
 def _count(mesh: Mesh, block: int, queries, groups, own, items, item_groups):

@@ -1,7 +1,5 @@
 """Counting what is ahead: exact, ties against us, whatever the blocks and devices; memory."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,7 +75,7 @@ def test_a_million_items_need_blocks_only():
 
     q = ranking.QUERIES
     compiled = (
-        jax.jit(partial(ranking._count, mesh, ranking.ITEMS), out_shardings=whole)
+        ranking._compiled(mesh, ranking.ITEMS)
         .lower(
             spec((q, e), jnp.float32, whole),
             spec((q,), jnp.int32, whole),
