@@ -1,4 +1,9 @@
-"""Evaluations: each runs over a finite stream, sees every example once, and returns numbers."""
+"""Evaluations: each runs over a finite stream, sees every example once, and returns numbers.
+
+Each type is a module here, under the name that configs give it. Its `prepare(setting)` gives a
+stream, and an object that measures: run(params, stream, predictions, skipped) -> {metric: number},
+and `notes`, lines that the first measurement says.
+"""
 
 import functools
 import importlib
@@ -7,11 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from big_vit_lite import config, data, parallel
-
-TYPES = ("classification", "zero_shot", "retrieval", "choices")
-"""Types of evaluations. Each is a module here whose `prepare(setting)` gives a stream and an object
-that measures: run(params, stream, predictions, skipped) -> {metric: number}, and notes, lines to be
-said once."""
 
 
 class Setting(NamedTuple):
