@@ -69,6 +69,9 @@ def transforms(run: Run) -> Iterator[Fault]:
                 continue  # without it no captions are read
             for finding in check(getattr(split, name)):
                 yield Fault(f"{key}.{name}", finding, getattr(split, name))
+    for name, evaluation in run.evals.items():
+        for finding in grammar.check(evaluation.transform or ""):
+            yield Fault(f"evals.{name}.transform", finding, evaluation.transform)
 
 
 def images(run: Run) -> Iterator[Fault]:
@@ -152,6 +155,12 @@ def paths(run: Run) -> Iterator[Fault]:
         for name, path in (("path", split.path), ("class_names", split.class_names)):
             if path and not (made and name == "path") and not _is_there(path):
                 wanting.setdefault(path, []).append(f"{key}.{name}")
+    for name, evaluation in run.evals.items():
+        for field in ("file", "images"):
+            path = getattr(evaluation, field)
+            if evaluation.type == "choices" and path and not _is_there(path):
+                what = "the JSON file of the choices" if field == "file" else "the images' folder"
+                yield Fault(f"evals.{name}.{field}", f"is not there; give {what}", path)
     for path, (key, *others) in wanting.items():
         also = f" (and {', '.join(others)})" if others else ""
         wanted = (

@@ -136,17 +136,40 @@ class Data(Section):
 class Eval(Section):
     """One evaluation, run every so often and at the end."""
 
-    type: Literal["classification"] = "classification"
-    """What is measured: top-1, top-5 and loss."""
+    type: Literal["classification", "zero_shot", "retrieval", "choices"] = "classification"
+    """What is measured: top-1, top-5 and loss of a classifier; top-1 and top-5 where classes are
+    only described in words (zero_shot); how well images and captions find each other (retrieval);
+    or whether the right one of some captions fits best (choices). All but the first want a text
+    tower; see docs/evaluation.md."""
     data: Split | None = None
-    """The examples to evaluate; none: data.val."""
+    """The examples to evaluate; none: data.val. Not for choices, whose file names the images.
+    Captions become tokens as in training, whatever its text says, and retrieval reads all of
+    them."""
     every: Every = "1 epochs"
     """How often; the end of the run is always evaluated."""
     batch_size: Natural | None = None
     """Images in one evaluation step over all devices; none: data.batch_size. Never changes the
     result: each example counts exactly once."""
     predictions: bool = False
-    """Whether each example's name, label, loss and best five classes are written to a file, too."""
+    """Whether each example's name, label, loss and best five classes are written to a file, too;
+    of retrieval the ranks, of choices the scores. zero_shot writes a second file, by class."""
+    prompts: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        ("a photo of a {}.",), min_length=1
+    )
+    """zero_shot: what is said of each class, with {} for its name; features of several are
+    averaged. Each entry is a text with {}, a published set by name ("openai": the 80 for ImageNet,
+    "simple": 7 of them, "food101", "cifar10" and so on), or a file with one a line."""
+    class_names: str | None = Field(None, min_length=1)
+    """zero_shot: how classes are called in prompts: a published set by name ("imagenet", "pets" and
+    so on) or a text file with one a line, in the order of the labels; none: the data's own names,
+    an underscore read as a blank."""
+    file: str | None = Field(None, min_length=1)
+    """choices: JSON file of the choices, as published for Winoground and SugarCrepe or as
+    docs/evaluation.md says, or a folder of such files, each of which is a category."""
+    images: str | None = Field(None, min_length=1)
+    """choices: folder of the images that the file names; none: the file's own."""
+    transform: str | None = None
+    """choices: from the stored image to the image, as in a split; none: that of data.val."""
 
 
 class Mesh(Section):

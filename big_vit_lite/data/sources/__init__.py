@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from big_vit_lite.config import InputError
 from big_vit_lite.data import files, parts
 from big_vit_lite.data.sources.base import Columns, Source
+from big_vit_lite.data.sources.image_files import ImageFiles
 from big_vit_lite.data.sources.part import Part
 
 if TYPE_CHECKING:
     from big_vit_lite.config import Split
 
-__all__ = ["Columns", "Source", "build", "columns_of"]
+__all__ = ["Columns", "ImageFiles", "Source", "build", "columns_of"]
 
 _NEEDS = {
     "arrayrecord": "the folder that holds ArrayRecord shards and their schema.json",
