@@ -61,10 +61,10 @@ def test_captions_say_what_the_pictures_show():
         assert np.array_equal(example["image"][..., 0], wanted)
         below, right = middle(inks[1]) - middle(inks[0])
         along, across = (right, below) if relation == "left of" else (below, right)
-        assert along > 3 and along > abs(across)  # it could not be called the other relation
+        assert along > 3.5 and along > abs(across) + 1  # it could not be called the other relation
         seen.add((relation, pair.corners))
     # Places vary along the relation and across it, independently of each other.
-    assert len({corners for relation, corners in seen if relation == "above"}) > 60
+    assert len({corners for relation, corners in seen if relation == "above"}) > 30
 
 
 def test_labels_number_the_captions_in_a_stated_order():

@@ -43,8 +43,8 @@ CANVAS = 16  # pixels a side
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 RELATIONS = ("left of", "above")
 # Corners of the digits' 8x8 pixels. Along the relation they are 6 to 8 pixels apart, so that boxes
-# may overlap by two; across it at most 4, so that no pair could be called the other relation.
-FIRST, SECOND, ACROSS = (0, 1), (7, 8), (2, 6)
+# may overlap by two; across it at most 2, so that no pair could be called the other relation.
+FIRST, SECOND, ACROSS = (0, 1), (7, 8), (3, 5)
 
 _FOLDS = 5  # of the captions, 40 each; the last is held out, the one before it for tuning
 _TRAIN, _HELD = "rest(20%, seed=0)", "held_out(20%, seed=0)"
