@@ -151,7 +151,7 @@ def paths(run: Run) -> Iterator[Fault]:
     """
     wanting: dict[str, list[str]] = {}
     for key, split in splits(run):
-        made = split.source in ("digits", "synthetic")
+        made = split.source in ("digit_pairs", "digits", "synthetic")
         for name, path in (("path", split.path), ("class_names", split.class_names)):
             if path and not (made and name == "path") and not _is_there(path):
                 wanting.setdefault(path, []).append(f"{key}.{name}")
@@ -203,7 +203,8 @@ def image_size(split: Split) -> tuple[int, int] | None:
 
     if grammar.check(split.transform):
         return None
-    size = {"digits": (8, 8), "synthetic": split.image_size}.get(split.source)
+    sizes = {"digits": (8, 8), "digit_pairs": (16, 16), "synthetic": split.image_size}
+    size = sizes.get(split.source)
     return grammar.parse(split.transform).output_size(size)
 
 

@@ -45,19 +45,28 @@ class Split(Section):
     """Which examples, and how they become images."""
 
     source: Literal[
-        "arrayrecord", "digits", "folder", "parquet", "synthetic", "table", "tar", "tfds"
+        "arrayrecord",
+        "digit_pairs",
+        "digits",
+        "folder",
+        "parquet",
+        "synthetic",
+        "table",
+        "tar",
+        "tfds",
     ]
-    """Where examples come from: scikit-learn's 1,797 handwritten digits, a folder with one
-    sub-folder a class, Parquet files as dataset hubs ship them, tar files in WebDataset's layout,
-    a table (CSV, TSV or JSON lines) of image files, ArrayRecord shards, a data set prepared by
-    TensorFlow Datasets, or noise made on the spot."""
+    """Where examples come from: scikit-learn's 1,797 handwritten digits, pairs of them with
+    captions, a folder with one sub-folder a class, Parquet files as dataset hubs ship them, tar
+    files in WebDataset's layout, a table (CSV, TSV or JSON lines) of image files, ArrayRecord
+    shards, a data set prepared by TensorFlow Datasets, or noise made on the spot."""
     path: str | None = None
-    """Files or the folder that holds them; needed for all but digits and synthetic. A path or an
-    fsspec URL such as gs://bucket/folder; tar also takes patterns such as
+    """Files or the folder that holds them; needed for all but digits, digit_pairs and
+    synthetic. A path or an fsspec URL such as gs://bucket/folder; tar also takes patterns such as
     "DIR/train-{00000..00099}.tar"."""
     split: str | None = None
     """Named split such as "train" or "test": files SPLIT-* of sources made of shards, a
-    sub-folder of a folder source; none: everything there."""
+    sub-folder of a folder source; of digit_pairs: train, val, unseen, tune_train, tune or
+    tune_unseen. none: everything there, for digit_pairs train."""
     part: str = ""
     """Which of the split's examples: all (""), "[:99%]", "[1415:]", or a seeded stratified part
     "held_out(20%, seed=0)" and all but it "rest(20%, seed=0)"; "|" chains."""
@@ -92,7 +101,7 @@ class Split(Section):
     weight: float = Field(1.0, gt=0)
     """Share of this split in a mixture, relative to the others' weights; see data.mix."""
     examples: Natural = 1024
-    """Number of examples; for synthetic."""
+    """Number of examples; for synthetic and digit_pairs."""
     classes: Natural = 10
     """Number of classes; for synthetic."""
     image_size: Pair = (32, 32)

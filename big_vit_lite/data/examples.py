@@ -72,8 +72,8 @@ class Examples:
         text: Any = None,
         captions: str = "random",
     ):
-        self.source, self.seed = source, seed
-        self._transform, self._text, self._captions = transform, text, captions
+        self.source, self.seed, self.text = source, seed, text
+        self._transform, self._captions = transform, captions
         self.every_caption = text is not None and captions == "all"
         self._kept = _Kept(len(source), decoded_bytes) if transform.decodes else None
         self.keys: dict[str, tuple[tuple[int, ...], Any]] = {}
@@ -105,11 +105,11 @@ class Examples:
             example, image = self._image(i, rng)
             made = image if isinstance(image, dict) else {"image": image}
             if self.every_caption:
-                tokens = [self._text(caption, rng) for caption in example["captions"]]
+                tokens = [self.text(caption, rng) for caption in example["captions"]]
                 made[CAPTIONS] = np.stack(tokens)
-            elif self._text is not None:
+            elif self.text is not None:
                 captions = example["captions"]
-                made["text"] = self._text(captions[self._which(len(captions), visit, rng)], rng)
+                made["text"] = self.text(captions[self._which(len(captions), visit, rng)], rng)
         except (InputError, RunError):
             raise
         except (ImageFault, TextFault) as error:

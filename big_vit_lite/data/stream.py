@@ -46,6 +46,8 @@ def train_stream(data: Data, seed: int, mesh: jax.sharding.Mesh | None = None) -
     # The orders and augmentations of a mixture's members are unrelated.
     seeds = {where: seed if where == "data.train" else _seed(seed, where) for where in splits}
     members = [_examples(s, seeds[where], where, shared) for where, s in splits.items()]
+    for (where, s), m in zip(splits.items(), members, strict=True):
+        _require_classes(s, m, where)
     orders = [
         sampled(s.sampler, len(m), m.source.labels, s.repeats, seeds[where])
         for (where, s), m in zip(splits.items(), members, strict=True)
@@ -168,6 +170,16 @@ class BatchStream:
         """File or row behind an entry of `indices` or of a batch's "index"."""
         return self._blocks.pool.name_of(int(row))
 
+    def captions(self, i: int, tokens: Int[np.ndarray, "b length"]) -> list[str]:
+        """What the tokens of batch `i`, whole or its first rows, say: see TextTransform.caption."""
+        ranks = i * self._batch_size + np.arange(len(tokens))
+        positions = self._blocks.order(ranks)[0].tolist()
+        members, member_of = self._blocks.pool.members, self._blocks.pool.member_of
+        return [
+            members[member_of(position)[0]].text.caption(row) if position >= 0 else ""
+            for position, row in zip(positions, tokens, strict=True)
+        ]
+
     def rows(self, devices: Collection[jax.Device] | None = None) -> Int[np.ndarray, " r"]:
         """Rows of the global batch on `devices`, ascending (default: those of this process)."""
         if self._sharding is None:
@@ -287,6 +299,14 @@ def _examples(split: Split, seed: int, where: str, decoded_bytes: int) -> Exampl
         text = grammar.parse(split.text, f"{where}.text")
     source = sources.build(split, where)
     return Examples(source, transform, seed, decoded_bytes, text, split.captions)
+
+
+def _require_classes(split: Split, examples: Examples, where: str) -> None:
+    if split.sampler != "shuffle" and not examples.source.class_names:
+        raise InputError(
+            f'{where}.sampler "{split.sampler}" goes by classes, and beside text no labels are '
+            f"read; name them with {where}.label_key, or take sampler shuffle"
+        )
 
 
 def _seed(seed: int, where: str) -> int:

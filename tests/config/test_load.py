@@ -5,7 +5,7 @@ import pytest
 from big_vit_lite import config
 from big_vit_lite.config import Fault
 
-SOURCES = "arrayrecord, digits, folder, parquet, synthetic, table, tar, tfds"
+SOURCES = "arrayrecord, digit_pairs, digits, folder, parquet, synthetic, table, tar, tfds"
 
 
 def faults_of(values, overrides=(), checks=()):

@@ -58,12 +58,13 @@ def build(split: Split, where: str = "data.train") -> Source:
 
 def columns_of(split: Split) -> Columns:
     """What a split wants from its source: captions where it has `text`, labels where it has none
-    or names the label's key."""
+    or names the label's key. Pairs of digits always have both at hand."""
+    made_up = split.source == "digit_pairs"
     return Columns(
         image=split.image_key,
         label=split.label_key,
         caption=split.caption_key,
-        labels=not split.text or split.label_key is not None,
+        labels=made_up or not split.text or split.label_key is not None,
         captions=bool(split.text),
     )
 
@@ -72,14 +73,18 @@ def _open(split: Split, columns: Columns, where: str) -> Source:
     if split.source in ("digits", "folder", "synthetic") and columns.captions:
         raise InputError(
             f"{where}.text is set, but source {split.source} has no captions; "
-            "table, tar, parquet, arrayrecord and tfds can have them"
+            "digit_pairs, table, tar, parquet, arrayrecord and tfds can have them"
         )
-    if split.source in ("digits", "synthetic") and split.class_names is not None:
+    if split.source in ("digit_pairs", "digits", "synthetic") and split.class_names is not None:
         raise InputError(f"{where}.class_names: source {split.source} names its classes itself")
     if split.source == "arrayrecord":
         from big_vit_lite.data.sources.arrayrecord import ArrayRecord
 
         return ArrayRecord(split.path, split.split, columns, names_of(split, where), where)
+    if split.source == "digit_pairs":
+        from big_vit_lite.data.sources.digit_pairs import DigitPairs
+
+        return DigitPairs(split.examples, split.split, where)
     if split.source == "digits":
         from big_vit_lite.data.sources.digits import Digits
 

@@ -10,7 +10,7 @@ fingerprint of the vocabulary it names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,18 @@ class TextTransform:
         for op in self.after:
             tokens = op(tokens, self.tokenize)
         return np.array(tokens, np.int32)
+
+    def caption(self, tokens: Sequence[int]) -> str:
+        """The text of tokens as they stand in a batch, without start, end and padding."""
+        ids = [int(token) for token in tokens]
+        start, end = map(list, self.tokenize.around())
+        while ids and ids[-1] == self.pad_id:
+            ids.pop()
+        if end and ids[-len(end) :] == end:
+            del ids[-len(end) :]
+        if start and ids[: len(start)] == start:
+            del ids[: len(start)]
+        return self.tokenize.loaded().decode(ids)
 
     def without_chance(self) -> TextTransform:
         """The same, with the first of several templates in place of one at random."""
