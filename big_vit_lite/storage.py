@@ -174,6 +174,10 @@ class _Reader(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
+    def readall(self) -> bytes:
+        start, self._at = self._at, self._size
+        return self._path.read_part(start, self._size) if start < self._size else b""
+
     def readinto(self, buffer) -> int:
         end = min(self._size, self._at + len(buffer))
         data = self._path.read_part(self._at, end) if self._at < end else b""
@@ -183,7 +187,7 @@ class _Reader(io.RawIOBase):
 
 
 def place(path: str | Place) -> Place:
-    """Reads a path or a URL; nothing is looked at.
+    """Reads a path or a URL; nothing is looked at. pathlib's "gs:/bucket" is one, too.
 
     Raises:
         ValueError: a URL of another kind than gs://, or the library for it is missing. The text

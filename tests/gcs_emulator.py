@@ -4,7 +4,6 @@ Objects are bytes in memory. Preconditions on generations hold, as they do there
 which of several writers creates an object. https://cloud.google.com/storage/docs/json_api/v1
 """
 
-import email.parser
 import http.server
 import itertools
 import json
@@ -108,13 +107,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self._answer(404, {"error": {"message": path}})
         kind, name, wanted = query["uploadType"], query.get("name"), query.get("ifGenerationMatch")
         if kind == "multipart":
-            head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
-            said, content = email.parser.BytesParser().parsebytes(head + body).get_payload()
-            name = name or json.loads(said.get_payload())["name"]
-            # The parser knows text and its line ends only; the bytes are cut out as they came.
             boundary = re.search(r"boundary=['\"]?([^'\";]+)", self.headers["Content-Type"])[1]
-            part = body.split(f"--{boundary}".encode())[2]
-            body = part.split(b"\r\n\r\n" if b"\r\n\r\n" in part else b"\n\n", 1)[1]
+            _, said, content, _ = body.split(f"--{boundary}".encode())
+            name = name or json.loads(re.split(rb"\r?\n\r?\n", said, maxsplit=1)[1])["name"]
+            body = re.split(rb"\r?\n\r?\n", content, maxsplit=1)[1]
             body = body[: -2 if body.endswith(b"\r\n") else -1]
         elif kind == "resumable":
             name = name or json.loads(body)["name"]
@@ -142,7 +138,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         answers = []
         for line in re.findall(rb"^DELETE (\S+)", body, re.M):
             status = self._delete(urlsplit(line.decode()).path)
-            answers.append(f"--x\r\nContent-Type: application/http\r\n\r\nHTTP/1.1 {status} -\r\n\r\n")
+            answers.append(
+                f"--x\r\nContent-Type: application/http\r\n\r\nHTTP/1.1 {status} -\r\n\r\n"
+            )
         text = "".join(answers) + "--x--\r\n"
         self._answer(200, text.encode(), {"Content-Type": "multipart/mixed; boundary=x"})
 
@@ -216,5 +214,5 @@ def environment(address: str) -> dict[str, str]:
         "TENSORSTORE_GCS_HTTP_URL": address,
         "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
         "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # it asks another service about the bucket
-        "NO_GCE_CHECK": "true",
+        "FSSPEC_GS_TOKEN": "anon",
     }

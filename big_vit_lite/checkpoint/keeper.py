@@ -82,6 +82,7 @@ class Keeper:
             self._lock = folder.lock(self.directory)
             folder.remove_leftovers(self.directory)
         except OSError as error:
+            self._unlock()
             raise InputError(f"cannot write checkpoints to {self.directory}: {error}") from None
         return self._lock.token
 
@@ -225,9 +226,12 @@ class Keeper:
             self.wait()
         finally:
             self._worker.shutdown()
-            if self._lock is not None:
-                self._lock.close()
-                self._lock = None
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _finish(self, step: int, response, held: tree.Listing, given: dict, metrics: dict) -> None:
         """The background part: waits for the arrays, commits, then lets go of older ones."""
