@@ -53,8 +53,9 @@ def evaluate(
         ema, _ = checkpoint.load_params(path, stored, which="ema")
         state["ema"] = assembly.from_stored(parts, ema)
     metrics = {"step": meta["step"]}
+    say = print if parallel.is_first() else lambda line: None
     for scheduled in parts.evaluations:
-        metrics |= evals.measure(scheduled, state, meta["step"], predictions)
+        metrics |= evals.measure(scheduled, state, meta["step"], predictions, say)
     return metrics
 
 

@@ -1,6 +1,7 @@
 """Starts the processes of one run on this machine, each with some CPU devices of its own."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -50,6 +51,6 @@ def wait(started: list[subprocess.Popen], seconds: float = 240) -> list[int]:
 
 
 def output(files: Path, i: int) -> str:
-    """What process `i` said, without the lines of the collectives library."""
+    """What process `i` said, without the lines of libraries in C++."""
     lines = (files / f"{i}.log").read_text().splitlines()
-    return "\n".join(line for line in lines if not line.startswith("[Gloo]"))
+    return "\n".join(line for line in lines if not re.match(r"\[Gloo\]|[IWE]\d{4} [\d:.]+ ", line))

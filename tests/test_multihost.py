@@ -1,5 +1,6 @@
-"""Two processes train what one does, and checkpoints go from any number of them to any other."""
+"""Two processes train and evaluate as one does; checkpoints go from any number to any other."""
 
+import importlib.util
 import json
 import textwrap
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import several
 from PIL import Image
 
-from big_vit_lite import checkpoint
+from big_vit_lite import checkpoint, evaluate
 from big_vit_lite.checkpoint import arrays
 from big_vit_lite.config import InputError
 from big_vit_lite.parallel import cluster
@@ -61,19 +62,24 @@ def stored(directory):
     return {name: np.asarray(x) for name, x in arrays.load(directory, wanted).items()}
 
 
-# Saves again, from two processes onto another mesh, what a run has saved.
-AGAIN = """
-    import sys
-    source, target, *where = sys.argv[1:]
+# Trains, evaluates what came of it, and saves that again onto another mesh and to a store.
+TWO = """
+    import json, sys
+    given = json.loads(sys.argv[1])
+    where = sys.argv[2:]
+    from big_vit_lite import evaluate, train
+    code = train.main([*given["train"], *where])
+    if code or not given.get("evaluate"):
+        sys.exit(code)
     import jax
     from big_vit_lite import checkpoint, config, parallel
-    from big_vit_lite.checkpoint import meta, tree
+    from big_vit_lite.checkpoint import meta
 
-    given = dict(zip(where[::2], where[1::2]))
-    parallel.join({"coordinator": given["--coordinator"], "processes": 2,
-                   "process": int(given["--process"])})
-    assert (jax.process_count(), jax.device_count()) == (2, 4)
-    mesh = parallel.make_mesh(config.Mesh(data=1, fsdp=2, tensor=2))
+    assert (jax.process_count(), jax.device_count()) == (2, 8)
+    parallel.join = lambda options: None  # they are together already
+    assert evaluate.main(given["evaluate"]) == 0
+    source, target = given["again"]
+    mesh = parallel.make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
     listing = meta.arrays(checkpoint.read_meta(source))
     abstract = {k: jax.ShapeDtypeStruct(shape, dtype) for k, (dtype, shape) in listing.items()}
     abstract = parallel.with_shardings(abstract, mesh)
@@ -85,13 +91,24 @@ AGAIN = """
 """
 
 
-def test_two_processes_train_evaluate_and_resume_as_one(images, tmp_path):
+def two(script, said, devices, train, **more):
+    """Runs the script above in two processes."""
+    given = json.dumps({"train": train, **more})
+    started = several.start(script, 2, devices, said, given)
+    assert several.wait(started) == [0, 0], several.output(said, 0) + several.output(said, 1)
+
+
+def test_two_processes_train_evaluate_and_resume_as_one(images, tmp_path, store, capfd):
     assert main(options(images, tmp_path / "one", 6)) == 0
-    workdir, said = tmp_path / "two", tmp_path / "output"
-    two = several.start(
-        "big_vit_lite.train", 2, 4, said, *options(images, workdir, 2, "--config.mesh.fsdp=2")
-    )
-    assert several.wait(two) == [0, 0], several.output(said, 0) + several.output(said, 1)
+    script, workdir, said = tmp_path / "two.py", tmp_path / "two", tmp_path / "output"
+    script.write_text(textwrap.dedent(TWO))
+    remote = "gs://bucket/two" if importlib.util.find_spec("gcsfs") else str(tmp_path / "again")
+    evaluated = options(images, tmp_path / "evaluated", 2, "--checkpoint", str(workdir))
+    two(
+        script, said, 4, options(images, workdir, 2, "--config.mesh.fsdp=2"),
+        evaluate=[*evaluated, "--config.mesh.fsdp=2"],
+        again=[str(workdir / "checkpoints"), f"{remote}/checkpoints"],
+    )  # fmt: skip
     # One of everything, and the second process writes and says nothing.
     assert len(list((workdir / "tensorboard").iterdir())) == 1
     assert (workdir / "config.json").is_file() and (workdir / "curve.png").is_file()
@@ -101,21 +118,22 @@ def test_two_processes_train_evaluate_and_resume_as_one(images, tmp_path):
         assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-6)
     assert rows(workdir)[-1]["val/bad_examples"] == 1
 
-    script = tmp_path / "again.py"
-    script.write_text(textwrap.dedent(AGAIN))
-    again = several.start(
-        script, 2, 2, said, workdir / "checkpoints", tmp_path / "again" / "checkpoints"
-    )
-    assert several.wait(again) == [0, 0], several.output(said, 0) + several.output(said, 1)
-    first, second = stored(workdir), stored(tmp_path / "again")
+    # `evaluate` of two processes gives the numbers of one, and those that training gave.
+    numbers = json.loads((tmp_path / "evaluated" / "evaluation.json").read_text())
+    assert evaluate.main([*evaluated, "--workdir", str(tmp_path / "alone")]) == 0
+    alone = json.loads((tmp_path / "alone" / "evaluation.json").read_text())
+    trained = {key: value for key, value in rows(workdir)[-1].items() if key in numbers}
+    assert numbers.keys() == alone.keys() == trained.keys() >= {"val/top1", "val/ema/loss"}
+    assert numbers == pytest.approx(alone, rel=1e-6) and numbers == pytest.approx(trained, rel=1e-6)
+
+    first, second = stored(workdir), stored(remote)
     assert first.keys() == second.keys() and len(first) > 100
     for name in first:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
     assert main(options(images, workdir, 4, "--config.mesh.data=8")) == 0  # here: one with 8
     more = ("--config.mesh.fsdp=4", "--config.mesh.data=1")
-    two = several.start("big_vit_lite.train", 2, 2, said, *options(images, workdir, 6, *more))
-    assert several.wait(two) == [0, 0], several.output(said, 0) + several.output(said, 1)
+    two(script, said, 2, options(images, workdir, 6, *more))
     assert [row["step"] for row in rows(workdir)] == list(range(1, 7))
     for ours, theirs in zip(rows(workdir), rows(tmp_path / "one"), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
