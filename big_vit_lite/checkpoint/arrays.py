@@ -40,6 +40,8 @@ def start_saving(directory: Place, leaves: Mapping[str, Any]):
     logging.getLogger("absl").addFilter(_RAISED_ANYWAY)  # the same one again adds nothing
     context = ocp.Context()
     context.array.saving.use_compression = False
+    # Copies on several hosts share the writing; on one the slices would only have to be compiled.
+    context.array.saving.use_replica_parallel = jax.process_count() > 1
     # Made in background, a directory that cannot be made would be waited for, for 20 minutes.
     context.asynchronous.create_directories_asynchronously = False
     arrays = {
