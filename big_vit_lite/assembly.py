@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from big_vit_lite import checkpoint, config, data, evals, models, parallel, report, tasks
+from big_vit_lite import checkpoint, config, data, evals, models, parallel, tasks
 from big_vit_lite.models.layers import positions
 from big_vit_lite.models.layers.patches import patch_grid
 
@@ -21,7 +21,7 @@ class Parts(NamedTuple):
     mesh: Mesh
     batches: Any  # data.TrainStream
     steps: int
-    model: Any  # models.ViT
+    model: Any  # models.ViT, models.Clip or models.Coca
     task: Any
     evaluations: list[evals.Scheduled]
 
@@ -36,18 +36,28 @@ def assemble(run: config.Run) -> Parts:
     mesh = parallel.make_mesh(run.mesh)
     batches = data.train_stream(run.data, run.seed, mesh)
     parts = assemble_step(run, mesh, batches)
+    check_text(run, parts.task)
     evaluations = evals.build(run, parts.task, mesh, batches, parts.steps)
     for evaluation in evaluations:  # now, not hours later at the first evaluation
-        height, width, channels = evaluation.stream.spec["image"].shape[1:]
-        if channels != run.model.channels:
-            raise config.InputError(
-                f"evaluation {evaluation.name} has images of {channels} channels and the model "
-                f"{run.model.channels}; its transform wants decode(channels={run.model.channels})."
-            )
-        patch_grid(
-            (height, width), parts.model.patch, parts.model.patch_stride, parts.model.drop_edge
-        )
+        if "image" in evaluation.stream.spec:
+            check_eval_images(parts, evaluation)
     return parts._replace(evaluations=evaluations)
+
+
+def check_eval_images(parts: Parts, evaluation: evals.Scheduled) -> None:
+    """Raises InputError unless the model can look at an evaluation's images."""
+    height, width, channels = evaluation.stream.spec["image"].shape[1:]
+    if channels != parts.run.model.channels:
+        raise config.InputError(
+            f"evaluation {evaluation.name} has images of {channels} channels and the model "
+            f"{parts.run.model.channels}; its transform wants "
+            f"decode(channels={parts.run.model.channels})."
+        )
+    tower = models.image_tower(parts.model)
+    if isinstance(tower, models.ResNet):
+        models.resnet_grid((height, width))
+    else:
+        patch_grid((height, width), tower.patch, tower.patch_stride, tower.drop_edge)
 
 
 def assemble_step(run: config.Run, mesh: Mesh, batches: Any) -> Parts:
@@ -60,58 +70,104 @@ def assemble_step(run: config.Run, mesh: Mesh, batches: Any) -> Parts:
     Raises:
         InputError: batches that the run cannot learn from.
     """
-    check_keys(batches.spec)
     steps = config.total_steps(run, batches.examples)
-    image_shape = batches.spec["image"].shape[1:]
-    check_images(run, image_shape)
-    platform = mesh.devices.flat[0].platform
     classes = run.model.classes or len(batches.class_names)
     if classes < len(batches.class_names):
         raise config.InputError(
             f"model.classes is {classes}, but data.train has {len(batches.class_names)} classes; "
             "leave model.classes none, or give at least that many."
         )
-    model = models.build_model(run.model, image_shape, classes, platform)
-    model = models.with_grad_dtype(model, run.optim.grad_dtype)
-    if run.mesh.stage > 1:
-        model = models.in_stages(model, config.microbatches(run.mesh))
+    platform = mesh.devices.flat[0].platform
+    model = tasks.build_model(run, batches.spec, classes, platform)
     task = tasks.build(run, model)
+    if run.task.teacher is not None:
+        task.teacher = tasks.read_teacher(run, task, batches.spec, platform)
     return Parts(run, mesh, batches, steps, model, task, evaluations=[])
 
 
-def check_keys(spec: dict[str, Any]) -> None:
-    """Raises InputError unless batches hold what classification learns from."""
-    if "image" not in spec:
+def with_teacher(parts: Parts, state: Any, training: parallel.Training) -> Any:
+    """The state with the teacher's parameters, if the task has one: its averaged ones, where its
+    checkpoint has any."""
+    if parallel.TEACHER not in training.abstract:
+        return state
+    abstract = training.abstract[parallel.TEACHER]
+    path = checkpoint.find(parts.run.task.teacher)
+    named = checkpoint.read_meta(path)["arrays"]
+    which = "ema" if any(name.startswith("ema/") for name in named) else "params"
+    stored, _ = checkpoint.load_params(path, stored_form(parts, abstract), which=which)
+    params = from_stored(parts, stored, parts.task.teacher.model)
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    return state | {parallel.TEACHER: jax.device_put(params, shardings)}
+
+
+def earlier_tasks(parts: Parts) -> list[tuple[int, Any]]:
+    """(last step, task) of the steps on smaller images that `run.task.progressive` asks for.
+
+    Raises:
+        InputError: sizes that the model cannot look at, or points that are not in order.
+    """
+    found, before = [], 0
+    for until, size in parts.run.task.progressive:
+        size = (size, size) if isinstance(size, int) else tuple(size)
+        last = config.steps_of(until, parts.run, parts.batches.examples, parts.steps)
+        if last <= before:
+            raise config.InputError(
+                f"task.progressive: {until!r} is step {last:,}, not after the point before it, "
+                f"step {before:,}; give them in order."
+            )
+        before = last
+        tower = models.image_tower(parts.model)
+        if isinstance(tower, models.ResNet):
+            models.resnet_grid(size)
+        else:
+            patch_grid(size, tower.patch, tower.patch_stride, tower.drop_edge)
+        found.append((last, parts.task.at_size(size)))
+    return found
+
+
+def check_text(run: config.Run, task) -> None:
+    """Raises InputError unless the text tower can read what data.train.text makes.
+
+    An id beyond the table would give NaN, and another end token another feature, without a word.
+    """
+    if run.text is None:
+        return
+    text, tower = task.text, run.text
+    if text.vocab_size > tower.vocabulary:
         raise config.InputError(
-            f"data.train.transform makes {', '.join(k for k in spec if k != 'label')}, and task "
-            "classification learns from one image; end the transform with an image."
+            f"data.train.text makes ids below {text.vocab_size:,}, and text.vocabulary is "
+            f"{tower.vocabulary:,}; set text.vocabulary={text.vocab_size}."
         )
-    if "label" not in spec:
+    for split, transform in ((run.data.train, "data.train"), *_mixed(run)):
+        other = data.text.parse(split.text, f"{transform}.text")
+        if other.fingerprint != text.fingerprint or other.length != text.length:
+            raise config.InputError(
+                f"{transform}.text and data.train.text make other tokens of a text, or another "
+                "number of them; all texts of a run want one tokenizer and one length."
+            )
+    if tower.pool != "end":
+        return
+    if text.end_id is None:
         raise config.InputError(
-            "data.train holds no labels, and task classification learns them; name them with "
-            "data.train.label_key, or take data.train.text away."
+            "text.pool end reads the token that ends a text, and data.train.text adds none; write "
+            "tokenize(..., end=True), or set text.pool to last, gap or map."
+        )
+    read = text.vocab_size - 1 if tower.end_id is None else tower.end_id
+    if read != text.end_id:
+        raise config.InputError(
+            f"text.pool end reads token {read}, but data.train.text ends texts with token "
+            f"{text.end_id}; set text.end_id={text.end_id}."
         )
 
 
-def check_images(run: config.Run, image_shape: tuple[int, int, int]) -> None:
-    """Raises InputError unless the images are what the config says of them."""
-    height, width, channels = image_shape
-    if channels != run.model.channels:
-        raise config.InputError(
-            f"model.channels is {run.model.channels}, but data.train.transform makes images of "
-            f"{channels}; set model.channels={channels}, or decode(channels={run.model.channels})."
-        )
-    stated = run.model.image_size
-    stated = (stated, stated) if isinstance(stated, int) else stated
-    if stated is not None and tuple(stated) != (height, width):
-        raise config.InputError(
-            f"model.image_size is {stated[0]}x{stated[1]}, but data.train.transform makes images "
-            f"of {height}x{width}; leave model.image_size none, or resize there."
-        )
+def _mixed(run: config.Run):
+    return [(split, f"data.mix.{name}") for name, split in run.data.mix.items()]
 
 
 def check_class_names(parts: Parts, meta: dict) -> None:
-    """Raises InputError unless a checkpoint was trained on these classes, in this order."""
+    """Raises InputError unless a classifier was trained on these classes, in this order."""
+    if parts.run.task.name != "classification":
+        return
     stored, ours = meta["class_names"], list(parts.batches.class_names)
     if stored != ours:
         raise config.InputError(
@@ -132,15 +188,17 @@ def stored_form(parts: Parts, abstract: Any) -> Any:
 
 
 def to_stored(parts: Parts, state: Any) -> Any:
-    """A state in the form of checkpoints."""
+    """A state in the form of checkpoints, without a teacher's parameters."""
+    if parallel.TEACHER in state:
+        state = {name: x for name, x in state.items() if name != parallel.TEACHER}
     if not parts.model.scan:
         return state
     return parallel.relayout(models.unstack_layers, state, parts.mesh)
 
 
-def from_stored(parts: Parts, state: Any) -> Any:
-    """A checkpoint's state in the form of the model."""
-    if not parts.model.scan:
+def from_stored(parts: Parts, state: Any, model: Any = None) -> Any:
+    """A checkpoint's state in the form of the run's model, or of another one."""
+    if not (model or parts.model).scan:
         return state
     return parallel.relayout(models.stack_layers, state, parts.mesh)
 
@@ -174,7 +232,7 @@ def resize_positions(
     The grid is what the checkpoint says, or the square that its rows make. A first row, for the
     class token, is kept, or left out where the model has none.
     """
-    tower = getattr(model, "img", model)
+    tower = models.image_tower(model)
     grid = getattr(tower, "position_grid", None)
     if not name.endswith("pos_embedding") or name.startswith("txt/") or grid is None:
         return None
@@ -201,22 +259,13 @@ def abstract_params(parts: Parts) -> Any:
     return jax.eval_shape(parts.task.init, jax.random.key(0))
 
 
-def train_flops(parts: Parts) -> int:
-    """Analytic FLOPs to train on one image."""
-    model = parts.model
-    rows, columns = patch_grid(
-        model.image_shape[:2], model.patch, model.patch_stride, model.drop_edge
-    )
-    patches = rows * columns
-    kept = max(1, round(patches * (1 - model.patch_dropout)))  # what the blocks see in training
-    return report.train_flops(
-        width=model.width,
-        depth=model.depth,
-        mlp_dim=model.block.mlp_dim,
-        patches=patches,
-        tokens=kept + model.class_token + model.registers,
-        patch_dim=model.patch[0] * model.patch[1] * model.image_shape[2],
-        classes=model.classes,
-        pool=model.pool,
-        pre_logits=model.pre_logits,
-    )
+def train_flops(parts: Parts, size: tuple[int, int] | None = None) -> int:
+    """Analytic FLOPs to train on one image, of (height, width) `size` or as the data has them."""
+    return tasks.train_flops(parts.run, parts.model, parts.batches.spec, size)
+
+
+def step_flops(parts: Parts) -> Callable[[int], int]:
+    """FLOPs an image of step `step`, which are fewer while images are smaller."""
+    whole = train_flops(parts)
+    smaller = [(last, train_flops(parts, task.size)) for last, task in earlier_tasks(parts)]
+    return lambda step: next((flops for last, flops in smaller if step <= last), whole)

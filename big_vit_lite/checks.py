@@ -7,41 +7,53 @@ imports JAX or reads data, so that a wrong config is refused at once.
 import re
 from collections.abc import Callable, Iterator
 
-from big_vit_lite.config import Fault, InputError, Run, Split, check_devices, splits
+from big_vit_lite.config import Fault, InputError, Model, Run, Split, Text, check_devices, splits
 
-_SIZES = ("model.variant", "model.width", "model.heads")
 _PATCHES = ("model.variant", "model.patch", "model.patch_stride")
 
 
 def sizes(run: Run) -> Iterator[Fault]:
-    """The variant is known, width divides by heads, positions fit the width."""
-    from big_vit_lite.models import parse_variant
+    """Variants are known, widths divide by heads, positions fit the width, the mesh fits both."""
+    yield from _tower_sizes(run, "model", run.model)
+    if run.text is not None:
+        yield from _tower_sizes(run, "text", run.text)
 
-    model = run.model
-    try:
-        size, _ = parse_variant(model.variant)
-    except InputError as error:
-        yield Fault("model.variant", _without_key(error, "model.variant"), model.variant)
+
+def _tower_sizes(run: Run, key: str, tower: Model | Text) -> Iterator[Fault]:
+    from big_vit_lite.models.sizes import RESNETS, parse_size, parse_variant
+
+    if tower.variant in RESNETS and key == "model":
+        if run.mesh.stage > 1:
+            wanted = f"splits Transformer blocks, and model.variant {tower.variant} has none; use 1"
+            yield Fault("mesh.stage", wanted, run.mesh.stage, ("model.variant",))
         return
-    width, heads = model.width or size.width, model.heads or size.heads
+    variant, depends = f"{key}.variant", tuple(f"{key}.{n}" for n in ("variant", "width", "heads"))
+    try:
+        size = parse_variant(tower.variant).size if key == "model" else None
+        size = size or parse_size(tower.variant, variant)
+    except InputError as error:
+        yield Fault(variant, _without_key(error, variant), tower.variant)
+        return
+    width, heads = tower.width or size.width, tower.heads or size.heads
     if width % heads:
         near = min((n for n in range(1, width + 1) if width % n == 0), key=lambda n: abs(n - heads))
-        key = "model.width" if model.heads is None else "model.heads"
-        value = width if model.heads is None else heads
+        name = "width" if tower.heads is None else "heads"
+        value = width if tower.heads is None else heads
         wanted = f"width {width} does not divide by {heads} heads; use {near} heads"
-        yield Fault(key, f"{wanted} or width {max(1, round(width / heads)) * heads}", value, _SIZES)
-    depth, stages = model.depth or size.depth, max(1, run.mesh.stage)
+        wanted += f" or width {max(1, round(width / heads)) * heads}"
+        yield Fault(f"{key}.{name}", wanted, value, depends)
+    depth, stages = tower.depth or size.depth, max(1, run.mesh.stage)
     if depth % stages:
         near = [n for n in range(2, depth + 1) if depth % n == 0]
-        wanted = f"must divide the {depth} blocks of model.variant {model.variant}; use "
+        wanted = f"must divide the {depth} blocks of {variant} {tower.variant}; use "
         wanted += str(min(near, key=lambda n: abs(n - stages))) if near else "1"
-        yield Fault("mesh.stage", wanted, run.mesh.stage, ("model.variant", "model.depth"))
+        yield Fault("mesh.stage", wanted, run.mesh.stage, (variant, f"{key}.depth"))
     if heads % max(1, run.mesh.tensor):
-        wanted = f"must divide the {heads} heads of model.variant {model.variant}"
-        yield Fault("mesh.tensor", wanted, run.mesh.tensor, _SIZES)
-    if model.positions.startswith("sincos2d") and width % 4:
+        wanted = f"must divide the {heads} heads of {variant} {tower.variant}"
+        yield Fault("mesh.tensor", wanted, run.mesh.tensor, depends)
+    if key == "model" and tower.positions.startswith("sincos2d") and width % 4:
         wanted = f"needs a width that divides by 4, not {width}"
-        yield Fault("model.positions", wanted, model.positions, _SIZES)
+        yield Fault("model.positions", wanted, tower.positions, depends)
 
 
 def transforms(run: Run) -> Iterator[Fault]:
@@ -73,10 +85,12 @@ def images(run: Run) -> Iterator[Fault]:
         wanted = f"but data.train makes images of {_times(trained)}; leave it none, or resize there"
         yield Fault("model.image_size", wanted, run.model.image_size, source)
         return
+    if run.model.drop_edge:
+        return  # pixels that fill no patch are left out
     try:
         patch = _pair(run.model.patch) or parse_variant(run.model.variant).patch
     except InputError:
-        return  # `sizes` says so.
+        return  # a ResNet has none, and of all else `sizes` says so
     stride = _pair(run.model.patch_stride) or patch
     if any(step > side for step, side in zip(stride, patch, strict=True)):
         wanted = f"is more than the patch, {_times(patch)}: pixels between patches would be lost"
@@ -100,7 +114,10 @@ def _without_image(run: Run) -> Iterator[Fault]:
     for key, split in splits(run):
         if grammar.check(split.transform):
             continue  # `transforms` says so.
-        if "image" not in (made := list(grammar.parse(split.transform).specs())):
+        made = list(grammar.parse(split.transform).specs())
+        if run.task.name == "contrastive" and "features" in made:
+            continue  # of a locked image tower
+        if "image" not in made:
             wanted = f"makes {', '.join(made)}, but task.name {run.task.name} reads one image"
             yield Fault(f"{key}.transform", wanted, split.transform, ("task.name",))
 

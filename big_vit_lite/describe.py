@@ -27,9 +27,23 @@ def run(parts, step: int, began: float, results: dict[str, float]) -> dict[str, 
         "seed": parts.run.seed,
         "examples_seen": step * parts.run.data.batch_size,
         "class_names": list(parts.batches.class_names),
-        "position_grid": getattr(parts.model, "position_grid", None),
+        "position_grid": getattr(models.image_tower(parts.model), "position_grid", None),
+        **({"text": text(parts.task.text)} if parts.run.text is not None else {}),
         "wall_s": time.monotonic() - began,
         "results": {key: value for key, value in results.items() if np.isfinite(value)},
+    }
+
+
+def text(transform) -> dict[str, Any]:
+    """What a checkpoint says of how its texts become tokens, beside the config's own words."""
+    return {
+        "transform": transform.text,
+        "fingerprint": transform.fingerprint,
+        "length": transform.length,
+        "vocabulary": transform.vocab_size,
+        "start_id": transform.start_id,
+        "end_id": transform.end_id,
+        "pad_id": transform.pad_id,
     }
 
 

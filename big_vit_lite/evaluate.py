@@ -48,6 +48,7 @@ def evaluate(
     params, meta = checkpoint.load_params(path, stored)
     assembly.check_class_names(parts, meta)
     check_same_function(config.Run.from_json(meta["config"], f"{path}/meta.json"), run)
+    check_same_vocabulary(parts.task, meta)
     state = {"params": assembly.from_stored(parts, params)}
     if any(name.startswith("ema/") for name in meta["arrays"]):
         ema, _ = checkpoint.load_params(path, stored, which="ema")
@@ -65,15 +66,29 @@ def check_same_function(trained: config.Run, run: config.Run) -> None:
     Other images, sizes and precisions may be evaluated; another activation, or pixels normalised
     otherwise, fits the same shapes and gives plausible wrong numbers.
     """
-    free = ("scan", "remat", "attention", "dtype", "image_size", "position_resample", "classes")
+    free = (
+        *("scan", "remat", "attention", "dtype", "image_size", "position_resample", "classes"),
+        *("dropout", "depth", "length", "logit_scale", "logit_bias", "init", "_std"),
+    )
     wrong = [
         config.Fault(key, f"the checkpoint was trained with {old!r}; set it back", new)
         for key, old, new in config.differences(trained, run)
-        if key in ("data.mean", "data.std", "task.loss")
-        or (key.startswith("model.") and not key.endswith((*free, "dropout", "depth")))
+        if key in ("data.mean", "data.std", "task.loss", "task.name", "data.train.text", "text")
+        or (key.startswith(("model.", "text.", "joint.", "decoder.")) and not key.endswith(free))
     ]
     if wrong:
         raise config.InputError("\n".join(map(str, wrong)), wrong)
+
+
+def check_same_vocabulary(task, meta: dict) -> None:
+    """Raises InputError if texts become other tokens here than when the towers were trained: the
+    same words in the config can mean another file."""
+    stored = meta.get("text")
+    if stored is not None and stored["fingerprint"] != task.text.fingerprint:
+        raise config.InputError(
+            f"the checkpoint was trained with the vocabulary {stored['fingerprint'][:12]}, and "
+            f"{stored['transform']!r} now reads {task.text.fingerprint[:12]}; put that file back."
+        )
 
 
 def main(argv: list[str] | None = None) -> int:

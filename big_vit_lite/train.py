@@ -67,7 +67,12 @@ def train(run: config.Run, workdir: str | storage.Place) -> tuple[dict[str, floa
             log.say(describe.pipeline(run.mesh))
         began = time.monotonic()
         training = parallel.compile_training(
-            parts.task, optimizer, parts.mesh, parts.batches.spec, run.seed
+            parts.task,
+            optimizer,
+            parts.mesh,
+            parts.batches.spec,
+            run.seed,
+            assembly.earlier_tasks(parts),
         )
         speed = {"speed/compile_s": time.monotonic() - began}
         log.say(f"compiled in {speed['speed/compile_s']:.1f} s")
@@ -94,7 +99,7 @@ def loop(
     began = time.monotonic() - meta.get("wall_s", 0.0)
     results = dict(meta.get("results", {}))
     watch = report.LossWatch(parts.batches, run.optim.skip_nonfinite, log.say, meta.get("left_out"))
-    pace = open_pace(parts)
+    pace, flops = open_pace(parts), assembly.step_flops(parts)
     profile = report.Profile(run.report.profile, log.workdir / "profile", training.compiled)
     skips = data.Skips(run.data.skip_limit, log.say, meta.get("bad_examples"))
     votes = parallel.Votes(parts.mesh)
@@ -124,9 +129,9 @@ def loop(
                 watchdog.expect(f"step {step}")
             dispatched = time.perf_counter()
             with profile.step(step):
-                state, metrics = training.step(state, batch)
+                state, metrics = training.at(step)(state, batch)
             goodput.step(dispatched, metrics)
-            pace.step(batches.wait_s)
+            pace.step(batches.wait_s, flops(step))
             known = votes.add(step, bool(stop), batches.skipped)
             if step == first + 1:
                 jax.block_until_ready(metrics)
@@ -168,10 +173,12 @@ def first_state(parts, keeper, training, last: int | None, log) -> tuple[dict, d
     """The state to start from, and what its checkpoint says: that of step `last`, from run.init, or
     new."""
     if last is not None:
-        state, meta = keeper.restore(assembly.stored_form(parts, training.abstract), last)
-        shardings = jax.tree.map(lambda x: x.sharding, training.abstract)
-        return jax.device_put(assembly.from_stored(parts, state), shardings), meta
-    state = training.init()
+        kept = {k: x for k, x in training.abstract.items() if k != parallel.TEACHER}
+        state, meta = keeper.restore(assembly.stored_form(parts, kept), last)
+        shardings = jax.tree.map(lambda x: x.sharding, kept)
+        state = jax.device_put(assembly.from_stored(parts, state), shardings)
+        return assembly.with_teacher(parts, state, training), meta
+    state = assembly.with_teacher(parts, training.init(), training)
     if parts.run.init is not None:
         params, told = assembly.init_params(parts, state["params"])
         log.say(told)
@@ -217,7 +224,6 @@ def open_pace(parts):
     return report.Pace(
         parts.run.data.batch_size,
         parts.mesh.size,
-        assembly.train_flops(parts),
         report.peak_flops(parts.mesh.devices.flat[0]),
     )
 

@@ -15,7 +15,8 @@ from pydantic_core import PydanticUndefined
 from big_vit_lite.config import durations
 from big_vit_lite.config.errors import ABSENT
 from big_vit_lite.config.model import Section
-from big_vit_lite.config.schema import Metric, Renames, Rules, Run
+from big_vit_lite.config.optim import Rules
+from big_vit_lite.config.schema import Metric, Renames, Run
 
 _OTHER_NAMES = {
     "batch": "batch_size",

@@ -25,10 +25,11 @@ RESUMABLE: dict[str, str] = {
     "step alone.",
     r"optim\.skip_nonfinite": "Decides on steps that would have ended the run, and on no other.",
     r"optim\.offload": "Where the state lies changes nothing in what is computed.",
+    r"task\.(form|chunk)": "The same loss walked in other pieces; equal up to rounding.",
     r"mesh\..*": "The same mathematics on any mesh; sums are taken in another order, so that "
     "losses agree to 1e-5 in float32 instead of to the bit.",
-    r"model\.(remat|scan)": "The same mathematics computed in other pieces; equal up to rounding. "
-    "Checkpoints hold one form for both.",
+    r"(model|text)\.(remat|scan)": "The same mathematics computed in other pieces; equal up to "
+    "rounding. Checkpoints hold one form for both.",
     "deterministic": "Chooses among GPU kernels that differ in rounding.",
 }
 """Regular expressions of whole keys -> why the field may change when a run is resumed."""

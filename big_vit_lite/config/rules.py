@@ -32,7 +32,8 @@ def splits(run: Run) -> Iterator[tuple[str, Split]]:
 def check(run: Run) -> Iterator[Fault]:
     """All findings of this file."""
     for part in (
-        _length, _phases, _batch, _mixing, _channels, _sources, _evals, _tokens, _mesh, _report
+        _length, _phases, _batch, _task, _two_towers, _mixing, _channels, _sources, _evals,
+        _tokens, _mesh, _report,
     ):  # fmt: skip
         yield from part(run)
 
@@ -86,6 +87,76 @@ def _batch(run: Run) -> Iterator[Fault]:
     if size % parts:
         wanted = f"must divide data.batch_size = {size}"
         yield Fault("optim.accumulate", wanted, parts, ("data.batch_size",))
+
+
+_TASKS_OF = {
+    "mixup": ("classification",),
+    "cutmix": ("classification",),
+    "cutmix_share": ("classification",),
+    "form": ("contrastive", "coca"),
+    "chunk": ("contrastive", "coca"),
+    "hardness": ("contrastive", "coca"),
+    "semi_hard": ("contrastive", "coca"),
+    "teacher": ("contrastive", "coca"),
+    "teacher_weight": ("contrastive", "coca"),
+    "contrastive_weight": ("coca",),
+    "caption_weight": ("coca",),
+}
+"""Fields of the section task that mean something for some tasks only."""
+
+
+def _task(run: Run) -> Iterator[Fault]:
+    task = run.task
+    for name, tasks in _TASKS_OF.items():
+        value, default = getattr(task, name), type(task).model_fields[name].default
+        if value != default and task.name not in tasks:
+            wanted = f"has a meaning for task {' and '.join(tasks)} only"
+            yield Fault(f"task.{name}", wanted, value, ("task.name",))
+    if task.hardness and task.semi_hard is not None:
+        wanted = "chooses negatives, and so does task.hardness; give one of them"
+        yield Fault("task.semi_hard", wanted, task.semi_hard, ("task.hardness",))
+    shares = [share(until, run) for until, _ in task.progressive]
+    known = [x for x in shares if x is not None]
+    if len(known) == len(shares) and known != sorted(set(known)):
+        wanted = "wants each point of the run after the one before it"
+        yield Fault("task.progressive", wanted, task.progressive)
+
+
+def _two_towers(run: Run) -> Iterator[Fault]:
+    """What contrastive tasks want of the other sections, and what only they want."""
+    task = run.task
+    paired = task.name != "classification"
+    if paired and run.text is None:
+        wanted = f"is missing; task {task.name} wants a text tower, such as text.variant=M"
+        yield Fault("text", wanted, depends=("task.name",))
+    if not paired and run.text is not None:
+        wanted = "has no use in task classification; take it away, or set task.name=contrastive"
+        yield Fault("text", wanted, depends=("task.name",))
+    if task.name == "coca" and run.decoder is None:
+        wanted = "is missing; task coca wants a caption decoder, such as decoder.queries=256"
+        yield Fault("decoder", wanted, depends=("task.name",))
+    if task.name != "coca" and run.decoder is not None:
+        wanted = f"has no use in task {task.name}; take it away, or set task.name=coca"
+        yield Fault("decoder", wanted, depends=("task.name",))
+    if not paired:
+        return
+    if task.loss == "sigmoid" and task.label_smoothing:
+        wanted = "is for task.loss softmax; sigmoid has no distribution to smooth"
+        yield Fault("task.label_smoothing", wanted, task.label_smoothing, ("task.loss",))
+    if task.loss == "sigmoid" and run.joint.logit_bias is None:
+        wanted = "is missing; task.loss sigmoid wants one: -10 as SigLIP has it, or 0"
+        yield Fault("joint.logit_bias", wanted, depends=("task.loss",))
+    if run.model.classes is not None:
+        wanted = f"has no use in task {task.name}, whose images have features; see joint.features"
+        yield Fault("model.classes", wanted, run.model.classes, ("task.name",))
+    if run.model.batch_norm == "batch" and run.optim.accumulate > 1:
+        wanted = "must be 1: model.batch_norm batch takes the statistics of the whole batch"
+        yield Fault("optim.accumulate", wanted, run.optim.accumulate, ("model.batch_norm",))
+    for key, split in splits(run):
+        if not split.text and key.startswith(("data.train", "data.mix")):
+            wanted = f"is missing; task {task.name} learns from captions: \"tokenize('clip')|"
+            wanted += 'truncate(77)|pad(77)" for CLIP'
+            yield Fault(f"{key}.text", wanted, depends=("task.name",))
 
 
 def _mixing(run: Run) -> Iterator[Fault]:

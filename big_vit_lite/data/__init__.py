@@ -12,12 +12,12 @@ _HOME = {
     "Skipped": "examples",
     "Skips": "skips",
 }
-__all__ = [*_HOME, "sources", "transforms"]
+__all__ = [*_HOME, "sources", "text", "transforms"]
 
 
 def __getattr__(name: str):
     if name in _HOME:
         return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    if name in ("sources", "transforms"):
+    if name in ("sources", "text", "transforms"):
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -67,6 +67,11 @@ def build_clip(
     )
 
 
+def image_tower(model: ViT | ResNet | Clip) -> ViT | ResNet:
+    """The model itself, or the one of two towers that looks at images."""
+    return getattr(model, "img", model)
+
+
 def build_coca(
     model: config.Model,
     text: config.Text,

@@ -2,12 +2,38 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from big_vit_lite import config
-from big_vit_lite.parallel.rules import STACKED, path_name
+from big_vit_lite.parallel.rules import SIDE_BY_SIDE, STACKED, path_name
+
+
+def locked(factors) -> Any:
+    """Which leaves of `multipliers` never move: True where all factors of a parameter are 0.
+
+    The layers of a stack count as one parameter, scanned or not: states have one form for both.
+    """
+    paths, structure = jax.tree_util.tree_flatten_with_path(factors)
+    names = [SIDE_BY_SIDE.sub(r"\1encoderblock/", path_name(path)) for path, _ in paths]
+    moving = {name for name, (_, f) in zip(names, paths, strict=True) if np.any(np.asarray(f) != 0)}
+    return jax.tree.unflatten(structure, [name not in moving for name in names])
+
+
+def lock(params, factors) -> Any:
+    """The same parameters, without gradient where a factor is 0."""
+
+    def stop(p, factor):
+        moves = np.asarray(factor) != 0
+        if moves.all():
+            return p
+        stopped = jax.lax.stop_gradient(p)
+        return jnp.where(moves, p, stopped) if moves.any() else stopped
+
+    return jax.tree.map(stop, params, factors)
 
 
 def multipliers(params, rules: Sequence[tuple[str, float]], key: str = "rules"):

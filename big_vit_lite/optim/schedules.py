@@ -31,6 +31,7 @@ def make_schedule(
     cooldown: int = 0,
     timescale: int = 10_000,
     end_lr: float = 0.0,
+    begin: int = 0,
 ) -> Schedule:
     """The learning rate as a function of the 0-based step.
 
@@ -40,12 +41,15 @@ def make_schedule(
         total: steps of the whole run.
         cooldown: last steps, in which the rate falls linearly to `end_lr` times what it was.
         end_lr: fraction of `lr` at the end.
+        begin: first step; before it the rate is 0.
     """
+
+    length = total - begin
 
     def shape(step: jax.Array) -> jax.Array:
         after = jnp.maximum(step - warmup, 0.0)
         if kind in ("cosine", "linear"):
-            progress = jnp.clip(after / max(total - warmup, 1), 0.0, 1.0)
+            progress = jnp.clip(after / max(length - warmup, 1), 0.0, 1.0)
             return (cosine if kind == "cosine" else linear)(progress, end_lr)
         if kind == "rsqrt":
             return jax.lax.rsqrt(1.0 + after / timescale)
@@ -54,13 +58,13 @@ def make_schedule(
         raise ValueError(f"schedule {kind!r} is not one of cosine, linear, rsqrt, constant.")
 
     def schedule(step: jax.Array) -> jax.Array:
-        step = jnp.asarray(step, jnp.float32)
+        step = jnp.asarray(step, jnp.float32) - begin
         rate = lr * shape(step)
         if warmup:
             rate *= jnp.minimum(1.0, (step + 1.0) / warmup)
         if cooldown:
-            left = jnp.clip((total - step) / cooldown, 0.0, 1.0)
+            left = jnp.clip((length - step) / cooldown, 0.0, 1.0)
             rate *= end_lr + (1.0 - end_lr) * left
-        return rate
+        return jnp.where(step < 0, 0.0, rate) if begin else rate
 
     return schedule

@@ -29,6 +29,7 @@ _HOME = {
     "with_shardings": "rules",
     "path_name": "rules",
     "weights_are_split": "rules",
+    "TEACHER": "training",
     "Training": "training",
     "abstract_state": "training",
     "compile_training": "training",

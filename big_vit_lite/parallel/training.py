@@ -5,7 +5,7 @@ where an average is kept, and loss_scale where float16 asks for it. Every random
 fold_in(fold_in(seed, step), purpose), so a step depends on nothing but the state and its batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -23,6 +23,8 @@ State = dict[str, Any]
 Batch = dict[str, jax.Array]
 # What a key is for; the numbers are part of every run's result and never change.
 PREPARE, LOSS = 0, 1
+TEACHER = "teacher"
+"""The part of a state that is read and never changes, and is in no checkpoint."""
 
 
 class Task(Protocol):
@@ -30,7 +32,15 @@ class Task(Protocol):
 
     def init(self, key: jax.Array) -> Any: ...
     def prepare(self, batch: Batch, key: jax.Array) -> Batch: ...
-    def loss(self, params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict]: ...
+    def loss(self, params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict]:
+        """The loss and what is logged beside it. Metrics named "statistics" are no numbers but
+        running statistics of batch norms, which `with_statistics(params, statistics)` takes over.
+
+        A loss that compares the examples of a batch with each other is no mean over its parts; such
+        a task has in_parts(parts, lock, scale), which gives f(params, batch, key) -> ((loss times
+        scale, (loss, metrics)), gradient) for the whole batch.
+        """
+        ...
 
 
 class Optimizer(Protocol):
@@ -41,6 +51,8 @@ class Optimizer(Protocol):
     loss_scale: bool  # found anew as training goes, for float16
     skip_nonfinite: bool  # updates are left out where loss or gradient is not finite
     offload: bool  # its state is in the host's memory between steps
+
+    def lock(self, params: Any) -> Any: ...  # the same, without gradient where nothing trains
 
     def init(self, params: Any) -> Any: ...
     def update(self, grads: Any, opt_state: Any, params: Any) -> tuple[Any, Any]: ...
@@ -55,6 +67,11 @@ class Training(NamedTuple):
     step: Callable[[State, Batch], tuple[State, dict]]  # donates the state it is given
     abstract: State  # ShapeDtypeStructs with shardings
     compiled: Any  # the step's jax.stages.Compiled: memory_analysis(), as_text()
+    earlier: tuple[tuple[int, Any], ...] = ()  # (last step, compiled) of steps on smaller images
+
+    def at(self, step: int) -> Callable[[State, Batch], tuple[State, dict]]:
+        """The function of step `step`, counted from 1."""
+        return next((compiled for last, compiled in self.earlier if step <= last), self.step)
 
 
 def gradients(
@@ -64,27 +81,35 @@ def gradients(
     key: jax.Array,
     accumulate: int,
     scale: jax.Array | float = 1.0,
+    lock: Callable[[Any], Any] = lambda params: params,
 ):
     """Loss, metrics and gradients of the mean over a batch, in `accumulate` equal parts.
 
     Gradients are computed of `scale` times the loss, and divided by it.
 
-    Losses that are means over examples give the whole batch's gradient to rounding. Part j takes
-    rows j, j + accumulate, ...: every device then holds an equal share of each part, and nothing
-    moves between devices.
+    The gradient is the whole batch's to rounding. Part j takes rows j, j + accumulate, ...: every
+    device then holds an equal share of each part, and nothing moves between devices.
+
+    Args:
+        lock: stops the gradient of parameters that do not train.
     """
 
     def scaled_loss(params, batch, key):
-        loss, metrics = task.loss(params, batch, key)
+        loss, metrics = task.loss(lock(params), batch, key)
         return loss * scale, (loss, metrics)
 
+    whole = accumulate > 1 and hasattr(task, "in_parts")
+    differentiate = (
+        task.in_parts(accumulate, lock, scale)
+        if whole
+        else jax.value_and_grad(scaled_loss, has_aux=True)
+    )
+
     def value_and_grad(params, batch, key):
-        (_, (loss, metrics)), grads = jax.value_and_grad(scaled_loss, has_aux=True)(
-            params, batch, key
-        )
+        (_, (loss, metrics)), grads = differentiate(params, batch, key)
         return loss, metrics, jax.tree.map(lambda g: g / scale, grads)
 
-    if accumulate == 1:
+    if accumulate == 1 or whole:
         return value_and_grad(params, batch, key)
     parts = jax.tree.map(
         lambda x: jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0), batch
@@ -133,11 +158,22 @@ def make_functions(task: Task, optimizer: Optimizer, seed: int):
         params = state["params"]
         key = jax.random.fold_in(jax.random.key(seed), state["step"])
         with jax.named_scope("prepare"):
+            images = batch.get("image")
             batch = task.prepare(batch, jax.random.fold_in(key, PREPARE))
+        if TEACHER in state:
+            with jax.named_scope("teacher"):
+                batch = task.teach(state[TEACHER], batch, images)
         scale = state["loss_scale"]["scale"] if optimizer.loss_scale else 1.0
         loss, metrics, grads = gradients(
-            task, params, batch, jax.random.fold_in(key, LOSS), optimizer.accumulate, scale
+            task,
+            params,
+            batch,
+            jax.random.fold_in(key, LOSS),
+            optimizer.accumulate,
+            scale,
+            optimizer.lock,
         )
+        statistics = metrics.pop("statistics", None)
         metrics = metrics | {
             "loss": loss,
             "grad_norm": optax.tree.norm(grads),
@@ -148,11 +184,10 @@ def make_functions(task: Task, optimizer: Optimizer, seed: int):
             if optimizer.offload:
                 state = state | {"opt_state": on_device(state["opt_state"])}
             updates, opt_state = optimizer.update(grads, state["opt_state"], params)
-            new = {
-                "step": state["step"] + 1,
-                "params": optax.apply_updates(params, updates),
-                "opt_state": opt_state,
-            }
+            updated = optax.apply_updates(params, updates)
+            if statistics is not None:
+                updated = task.with_statistics(updated, statistics)
+            new = {"step": state["step"] + 1, "params": updated, "opt_state": opt_state}
             if optimizer.ema is not None:
                 new["ema"] = average(state["ema"], new["params"], optimizer.ema, state["step"])
             if optimizer.loss_scale or optimizer.skip_nonfinite:
@@ -161,47 +196,69 @@ def make_functions(task: Task, optimizer: Optimizer, seed: int):
             new["loss_scale"] = nonfinite.next_scale(state["loss_scale"], finite)
             metrics["loss_scale"] = scale
             metrics["overflow"] = nonfinite.is_overflow(scale, loss, metrics["grad_norm"])
+        if TEACHER in state:
+            new[TEACHER] = state[TEACHER]
         return new, metrics
 
     return init, step
 
 
 def abstract_state(task: Task, optimizer: Optimizer, mesh: Mesh, seed: int = 0) -> State:
-    """Shapes, types and shardings of a training state, of which nothing exists yet."""
+    """Shapes, types and shardings of a training state, of which nothing exists yet.
+
+    With a teacher its parameters are there, too. `Training.init` does not make them: they are read.
+    """
     init, _ = make_functions(task, optimizer, seed)
     # Outside set_mesh: initialisation traces a batch of one image, which does not divide.
-    abstract = with_shardings(jax.eval_shape(init), mesh)
+    abstract = jax.eval_shape(init)
+    teacher = getattr(task, TEACHER, None)
+    if teacher is not None:
+        abstract[TEACHER] = jax.eval_shape(teacher.init, jax.random.key(0))
+    abstract = with_shardings(abstract, mesh)
     if optimizer.offload:
         abstract["opt_state"] = offloaded(abstract["opt_state"], mesh)
     return abstract
 
 
 def compile_training(
-    task: Task, optimizer: Optimizer, mesh: Mesh, batch: dict[str, jax.ShapeDtypeStruct], seed: int
+    task: Task,
+    optimizer: Optimizer,
+    mesh: Mesh,
+    batch: dict[str, jax.ShapeDtypeStruct],
+    seed: int,
+    earlier: Sequence[tuple[int, Task]] = (),
 ) -> Training:
     """Shards and compiles a task's training step for a mesh and a batch shape.
 
     Args:
         batch: global shapes with their shardings, as `stream.spec` gives them.
+        earlier: (last step, task) pairs in order: steps up to the last one are those of that task,
+            which has the same parameters. For images that grow.
 
     Returns:
         Training. Initial values are the same on every mesh; no device ever holds the whole state.
     """
-    _, step = make_functions(task, optimizer, seed)
     abstract = abstract_state(task, optimizer, mesh, seed)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
-    with jax.set_mesh(mesh):
-        compiled = (
-            jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
-            .lower(abstract, batch)
-            .compile(compiler_options(mesh))
-        )
+
+    def compile_step(task: Task) -> Any:
+        _, step = make_functions(task, optimizer, seed)
+        with jax.set_mesh(mesh):
+            return (
+                jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
+                .lower(abstract, batch)
+                .compile(compiler_options(mesh))
+            )
+
+    compiled = compile_step(task)
+    smaller = tuple((last, compile_step(other)) for last, other in earlier)
     return_freed_memory()
+    born = {name: x for name, x in shardings.items() if name != TEACHER}
     # Two programs: drawing parameters takes three times their memory, which is free again when the
     # optimiser's state comes.
     draw = jax.jit(task.init, out_shardings=shardings["params"])
     begin = jax.jit(
-        lambda params: first_state(params, optimizer), donate_argnums=0, out_shardings=shardings
+        lambda params: first_state(params, optimizer), donate_argnums=0, out_shardings=born
     )
 
     def init_sharded() -> State:
@@ -209,7 +266,7 @@ def compile_training(
         return_freed_memory()
         return state
 
-    return Training(init_sharded, compiled, abstract, compiled)
+    return Training(init_sharded, compiled, abstract, compiled, smaller)
 
 
 def shard_bytes(abstract) -> int:

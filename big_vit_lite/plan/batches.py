@@ -55,6 +55,8 @@ def describe(run: Run, mesh: Mesh) -> Batches:
                 f"data.train.transform leaves the size of {key} to the files, which are not here; "
                 "say it with --config.model.image_size=N, or plan where the data are."
             )
+    if split.text:
+        shapes["text"] = ((data.text.length(split.text),), np.int32)
     if not split.text or split.label_key:
         shapes["label"] = ((), np.int32)
     rows = run.data.batch_size
@@ -63,8 +65,8 @@ def describe(run: Run, mesh: Mesh) -> Batches:
         for key, (shape, dtype) in shapes.items()
     }
     assumed = []
-    classes = run.model.classes
-    if classes is None:
+    classes = run.model.classes or 0
+    if not classes and run.task.name == "classification":
         classes = IMAGENET_CLASSES
         assumed.append(
             f"{classes:,} classes, as {split.path} was not read; or --config.model.classes=N"

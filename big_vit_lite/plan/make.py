@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from big_vit_lite import assembly, optim, parallel, report
+from big_vit_lite import assembly, models, optim, parallel, report
 from big_vit_lite.config import Run
 from big_vit_lite.plan.batches import Batches, describe
 from big_vit_lite.plan.costs import Collective, collectives, memory_traffic
@@ -144,6 +144,7 @@ def make(run: Run, mesh: Mesh, topology: str | None = None, batches: Batches | N
         if not _EXHAUSTED.search(str(error)):
             raise
         refused = str(error)
+    tower = models.image_tower(parts.model)
     images = run.data.batch_size * assembly.train_flops(parts)
     common = {
         "model": run.model.variant,
@@ -154,9 +155,9 @@ def make(run: Run, mesh: Mesh, topology: str | None = None, batches: Batches | N
         "mesh": dict(mesh.shape),
         "batch_size": run.data.batch_size,
         "settings": {
-            "remat": parts.model.remat,
+            "remat": tower.remat,
             "scan": parts.model.scan,
-            "dtype": str(np.dtype(parts.model.block.dtype)),
+            "dtype": str(np.dtype(tower.block.dtype if hasattr(tower, "block") else tower.dtype)),
             "accumulate": run.optim.accumulate,
             "mu_dtype": run.optim.mu_dtype,
         },
@@ -194,7 +195,7 @@ def _read(compiled, parts, flops: int) -> dict[str, Any]:
         + memory.temp_size_in_bytes,
         "collectives": moved,
         "memory_bytes": traffic,
-        "floors": floors(devices[0], flops, parts.model.remat, traffic, moved),
+        "floors": floors(devices[0], flops, models.image_tower(parts.model).remat, traffic, moved),
         "unknown_loops": program.unknown_loops,
     }
 

@@ -18,6 +18,7 @@ _HOME = {
     "Progress": "progress",
     "curve": "figures",
     "curves": "figures",
+    "count_flops": "flops",
     "forward_flops": "flops",
     "train_flops": "flops",
     "capacity": "hardware",

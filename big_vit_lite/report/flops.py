@@ -1,8 +1,11 @@
-"""Floating-point operations of a Vision Transformer from its sizes: the numerator of MFU.
+"""Floating-point operations of a model: the numerator of MFU.
 
-Only matrix products count, two operations a multiply-add, as in PaLM's appendix B (Chowdhery 2022).
-XLA's own count cannot replace it: it counts the body of a scan once.
+From the sizes of a Vision Transformer, or counted in a traced program of any model. Only matrix
+products count, two operations a multiply-add, as in PaLM's appendix B (Chowdhery 2022). XLA's own
+count cannot replace it: it counts the body of a scan once.
 """
+
+import math
 
 
 def forward_flops(
@@ -49,3 +52,34 @@ def train_flops(**sizes) -> int:
     What remat computes again does not count: utilisation is of the model, not of the program.
     """
     return 3 * forward_flops(**sizes)
+
+
+def count_flops(jaxpr) -> int:
+    """FLOPs of the matrix products and convolutions of a traced program (jax.make_jaxpr).
+
+    Loops of known length count as often as they turn; programs inside programs count.
+    """
+    return sum(_equation_flops(equation) for equation in _plain(jaxpr).eqns)
+
+
+def _plain(jaxpr):
+    return getattr(jaxpr, "jaxpr", jaxpr)
+
+
+def _equation_flops(equation) -> int:
+    name, out = equation.primitive.name, equation.outvars[0].aval
+    if name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        shape = equation.invars[0].aval.shape
+        return 2 * math.prod(out.shape) * math.prod(shape[axis] for axis in contracted)
+    if name == "conv_general_dilated":
+        kernel = equation.invars[1].aval.shape
+        output_features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+        return 2 * math.prod(out.shape) * math.prod(kernel) // output_features
+    turns = equation.params["length"] if name == "scan" else 1
+    inner = 0
+    for value in equation.params.values():
+        for sub in value if isinstance(value, tuple | list) else (value,):
+            if hasattr(_plain(sub), "eqns"):
+                inner += count_flops(sub)
+    return turns * inner

@@ -11,7 +11,6 @@ class Pace:
     Args:
         batch_size: images a step.
         devices: chips that share them.
-        flops_per_image: analytic training FLOPs of one image.
         peak_flops: FLOP/s of one chip; None where it is not known, then there is no MFU.
         clock: seconds; injectable for tests.
     """
@@ -20,20 +19,24 @@ class Pace:
         self,
         batch_size: int,
         devices: int,
-        flops_per_image: float,
         peak_flops: float | None,
         clock: Callable[[], float] = time.perf_counter,
     ):
         self._batch_size, self._devices = batch_size, devices
-        self._flops, self._peak = flops_per_image, peak_flops
+        self._peak = peak_flops
         self._clock = clock
-        self._steps, self._waited, self._paused = 0, 0.0, 0.0
+        self._steps, self._flops, self._waited, self._paused = 0, 0.0, 0.0, 0.0
         self._began = clock()
         self._last: dict[str, float] = {}
 
-    def step(self, waited: float) -> None:
-        """Counts a step that waited this many seconds for its batch."""
+    def step(self, waited: float, flops_per_image: float) -> None:
+        """Counts a step that waited this many seconds for its batch.
+
+        Args:
+            flops_per_image: analytic training FLOPs of one of its images.
+        """
         self._steps += 1
+        self._flops += flops_per_image * self._batch_size
         self._waited += waited
 
     @contextlib.contextmanager
@@ -62,7 +65,7 @@ class Pace:
             "speed/data_wait": min(self._waited / seconds, 1.0),
         }
         if self._peak:
-            metrics["speed/mfu"] = rate * self._flops / (self._devices * self._peak)
-        self._steps, self._waited, self._paused, self._began = 0, 0.0, 0.0, now
+            metrics["speed/mfu"] = self._flops / seconds / (self._devices * self._peak)
+        self._steps, self._flops, self._waited, self._paused, self._began = 0, 0.0, 0.0, 0.0, now
         self._last = metrics
         return dict(metrics)

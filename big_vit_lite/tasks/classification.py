@@ -1,25 +1,20 @@
 """Image classification with softmax or sigmoid cross-entropy."""
 
+import copy
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from big_vit_lite import config, models
 from big_vit_lite.losses import classification as losses
 from big_vit_lite.parallel import constrain
+from big_vit_lite.tasks.images import normalize, shrink
 from big_vit_lite.tasks.mixing import mix, partner_distance
 
 LOSSES = {
     "softmax": losses.softmax_cross_entropy,
     "sigmoid": losses.sigmoid_cross_entropy,
 }
-
-
-def normalize(images: jax.Array, mean, std) -> jax.Array:
-    """uint8 (b, h, w, c) -> float32: pixels scaled to [0, 1], then (x - mean) / std per channel."""
-    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
-    # One multiply and one add: (x / 255 - mean) / std.
-    return images.astype(jnp.float32) * (1.0 / (255.0 * std)) - mean / std
 
 
 class Classification:
@@ -32,8 +27,15 @@ class Classification:
         self.model = model
         self.options = run.task
         self.mean, self.std = run.data.mean, run.data.std
+        self.size: tuple[int, int] | None = None
         self.partner_distance = partner_distance(run.data)
         self.cross_entropy = LOSSES[run.task.loss]
+
+    def at_size(self, size: tuple[int, int] | None) -> "Classification":
+        """The same task on images of (height, width) `size`."""
+        other = copy.copy(self)
+        other.size = size
+        return other
 
     def init(self, key: jax.Array):
         return models.init_params(self.model, key)
@@ -41,6 +43,7 @@ class Classification:
     def prepare(self, batch: dict, key: jax.Array) -> dict:
         """Normalises, smooths and mixes; smoothing comes before mixing."""
         images = normalize(constrain(batch["image"]), self.mean, self.std)
+        images = constrain(shrink(images, self.size))
         targets = losses.smooth_labels(
             batch["label"], self.model.classes, self.options.label_smoothing
         )

@@ -14,10 +14,10 @@ class Clock:
 
 def test_pauses_are_left_out_and_rows_start_anew():
     clock = Clock()
-    pace = Pace(32, devices=4, flops_per_image=1e9, peak_flops=1e10, clock=clock)
+    pace = Pace(32, devices=4, peak_flops=1e10, clock=clock)
     for _ in range(5):
         clock.now += 2.0
-        pace.step(waited=0.5)
+        pace.step(0.5, 1e9)
     with pace.pause():
         clock.now += 1000.0
     metrics = pace.read()

@@ -68,6 +68,20 @@ class TextTransform:
             tokens = op(tokens, self.tokenize)
         return np.array(tokens, np.int32)
 
+    def without_chance(self) -> TextTransform:
+        """The same, with the first of several templates in place of one at random."""
+        first = (
+            Template(op.templates[0]) if isinstance(op, Template) else op for op in self.before
+        )
+        return self._with(tuple(first))
+
+    def without_templates(self) -> TextTransform:
+        """The same for texts that have been put into templates already, such as prompts."""
+        return self._with(tuple(op for op in self.before if not isinstance(op, Template)))
+
+    def _with(self, before: tuple[TextOp, ...]) -> TextTransform:
+        return TextTransform(self.text, before, self.tokenize, self.after)
+
     @property
     def length(self) -> int:
         """Tokens of every result."""
@@ -121,6 +135,18 @@ def parse(text: str, where: str = "text") -> TextTransform:
         except ValueError as error:
             faults = [str(error)]
     raise InputError(f"{where} {text!r}: {'; '.join(faults)}")
+
+
+def length(text: str) -> int:
+    """Tokens of every result, without reading a vocabulary.
+
+    Raises:
+      InputError: as parse.
+    """
+    ops, faults = _read(text)
+    if faults:
+        raise InputError(f"text {text!r}: {'; '.join(faults)}")
+    return ops[-1].n
 
 
 def check(text: str) -> list[str]:
