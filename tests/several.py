@@ -1,5 +1,6 @@
 """Starts the processes of one run on this machine, each with some CPU devices of its own."""
 
+import json
 import os
 import re
 import socket
@@ -39,6 +40,12 @@ def start(command, processes: int, devices: int, files: Path, *options) -> list[
                 )  # fmt: skip
             )
     return started
+
+
+def in_turn(processes: int, devices: int, files: Path, *commands: list) -> list[subprocess.Popen]:
+    """Commands (a module's name and its words) one after the other in the same processes."""
+    texts = [[str(word) for word in command] for command in commands]
+    return start(ROOT / "tests" / "in_turn.py", processes, devices, files, json.dumps(texts))
 
 
 def wait(started: list[subprocess.Popen], seconds: float = 240) -> list[int]:

@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-import textwrap
+import re
 from pathlib import Path
 
 import jax
@@ -42,7 +42,8 @@ def options(images, workdir, steps, *more):
     return ["--config", QUICKSTART, "--workdir", str(workdir), f"--config.steps={steps}", *splits,
             "--config.data.batch_size=16", "--config.report.every=1", "--config.evals.val.every=2",
             "--config.optim.schedule=constant", "--config.optim.warmup=0", "--config.optim.ema=0.9",
-            "--config.model.dropout=0.1", "--config.task.mixup=0.3", *more]  # fmt: skip
+            "--config.model.dropout=0.1", "--config.task.mixup=0.3", "--config.model.depth=1",
+            *more]  # fmt: skip
 
 
 def rows(workdir):
@@ -62,57 +63,25 @@ def stored(directory):
     return {name: np.asarray(x) for name, x in arrays.load(directory, wanted).items()}
 
 
-# Trains, evaluates what came of it, and saves that again onto another mesh and to a store.
-TWO = """
-    import json, sys
-    given = json.loads(sys.argv[1])
-    where = sys.argv[2:]
-    from big_vit_lite import evaluate, train
-    code = train.main([*given["train"], *where])
-    if code or not given.get("evaluate"):
-        sys.exit(code)
-    import jax
-    from big_vit_lite import checkpoint, config, parallel
-    from big_vit_lite.checkpoint import meta
-
-    assert (jax.process_count(), jax.device_count()) == (2, 8)
-    parallel.join = lambda options: None  # they are together already
-    assert evaluate.main(given["evaluate"]) == 0
-    source, target = given["again"]
-    mesh = parallel.make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
-    listing = meta.arrays(checkpoint.read_meta(source))
-    abstract = {k: jax.ShapeDtypeStruct(shape, dtype) for k, (dtype, shape) in listing.items()}
-    abstract = parallel.with_shardings(abstract, mesh)
-    with checkpoint.Keeper(source) as keeper:
-        state, said = keeper.restore(abstract)
-    assert any(not leaf.is_fully_replicated for leaf in state.values())
-    with checkpoint.Keeper(target) as keeper:
-        keeper.save(said["step"], state, {"config": said["config"]})
-"""
-
-
-def two(script, said, devices, train, **more):
-    """Runs the script above in two processes."""
-    given = json.dumps({"train": train, **more})
-    started = several.start(script, 2, devices, said, given)
-    assert several.wait(started) == [0, 0], several.output(said, 0) + several.output(said, 1)
-
-
 def test_two_processes_train_evaluate_and_resume_as_one(images, tmp_path, store, capfd):
     assert main(options(images, tmp_path / "one", 6)) == 0
-    script, workdir, said = tmp_path / "two.py", tmp_path / "two", tmp_path / "output"
-    script.write_text(textwrap.dedent(TWO))
+    workdir, said = tmp_path / "two", tmp_path / "output"
     remote = "gs://bucket/two" if importlib.util.find_spec("gcsfs") else str(tmp_path / "again")
+    train = options(images, workdir, 2, "--config.mesh.fsdp=2")
     evaluated = options(images, tmp_path / "evaluated", 2, "--checkpoint", str(workdir))
-    two(
-        script, said, 4, options(images, workdir, 2, "--config.mesh.fsdp=2"),
-        evaluate=[*evaluated, "--config.mesh.fsdp=2"],
-        again=[str(workdir / "checkpoints"), f"{remote}/checkpoints"],
+    two = several.in_turn(
+        2, 4, said,
+        ["big_vit_lite.train", *train],
+        ["big_vit_lite.evaluate", *evaluated, "--config.mesh.fsdp=2"],
+        ["save_again", workdir / "checkpoints", f"{remote}/checkpoints"],
     )  # fmt: skip
+    assert several.wait(two) == [0, 0], several.output(said, 0) + several.output(said, 1)
     # One of everything, and the second process writes and says nothing.
     assert len(list((workdir / "tensorboard").iterdir())) == 1
     assert (workdir / "config.json").is_file() and (workdir / "curve.png").is_file()
-    assert "done: " in several.output(said, 0) and several.output(said, 1) == ""
+    # (Lines of the collectives library can be torn, as two threads write them at once.)
+    assert "done: " in several.output(said, 0)
+    assert not re.search(r"step|done|compiled|val/", several.output(said, 1))
     for ours, theirs in zip(rows(workdir), rows(tmp_path / "one"), strict=False):
         assert ours.keys() == theirs.keys()
         assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-6)
@@ -127,13 +96,14 @@ def test_two_processes_train_evaluate_and_resume_as_one(images, tmp_path, store,
     assert numbers == pytest.approx(alone, rel=1e-6) and numbers == pytest.approx(trained, rel=1e-6)
 
     first, second = stored(workdir), stored(remote)
-    assert first.keys() == second.keys() and len(first) > 100
+    assert first.keys() == second.keys() and len(first) > 60
     for name in first:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
     assert main(options(images, workdir, 4, "--config.mesh.data=8")) == 0  # here: one with 8
     more = ("--config.mesh.fsdp=4", "--config.mesh.data=1")
-    two(script, said, 2, options(images, workdir, 6, *more))
+    two = several.start("big_vit_lite.train", 2, 2, said, *options(images, workdir, 6, *more))
+    assert several.wait(two) == [0, 0], several.output(said, 0) + several.output(said, 1)
     assert [row["step"] for row in rows(workdir)] == list(range(1, 7))
     for ours, theirs in zip(rows(workdir), rows(tmp_path / "one"), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)

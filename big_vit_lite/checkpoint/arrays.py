@@ -16,6 +16,7 @@ from big_vit_lite import storage
 from big_vit_lite.storage import Place
 
 ITEM = "state"
+SMALLEST_SLICE = 1 << 20  # bytes
 TEMPORARY = ".orbax-checkpoint-tmp"  # what Orbax calls a directory it has not finished
 
 
@@ -40,8 +41,10 @@ def start_saving(directory: Place, leaves: Mapping[str, Any]):
     logging.getLogger("absl").addFilter(_RAISED_ANYWAY)  # the same one again adds nothing
     context = ocp.Context()
     context.array.saving.use_compression = False
-    # Copies on several hosts share the writing; on one the slices would only have to be compiled.
+    # Copies on several hosts share the writing. Each slice is a program to compile first: on one
+    # host, and for small arrays, that takes longer than what it saves.
     context.array.saving.use_replica_parallel = jax.process_count() > 1
+    context.array.saving.min_slice_bytes_for_replica_parallel = SMALLEST_SLICE
     # Made in background, a directory that cannot be made would be waited for, for 20 minutes.
     context.asynchronous.create_directories_asynchronously = False
     arrays = {
