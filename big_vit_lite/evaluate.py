@@ -5,9 +5,8 @@ Gives the numbers that the training run printed: the same evaluations, on the sa
 
 import json
 import sys
-from pathlib import Path
 
-from big_vit_lite import assembly, checkpoint, checks, config, evals, parallel
+from big_vit_lite import assembly, checkpoint, checks, config, evals, parallel, storage
 
 OPTIONS = (
     config.Option(
@@ -22,14 +21,14 @@ OPTIONS = (
         "DIR",
         "Takes a file of predictions for each evaluation, one JSON object an example: index, name, "
         "label, loss and the best classes with their probabilities.",
-        type=Path,
+        type=storage.place,
     ),
     *parallel.OPTIONS,
 )
 
 
 def evaluate(
-    run: config.Run, directory: str | Path, predictions: Path | None = None
+    run: config.Run, directory: str | storage.Place, predictions: storage.Place | None = None
 ) -> dict[str, float]:
     """All evaluations of `run` on a checkpoint's parameters, and on its averaged ones if any.
 
@@ -55,8 +54,9 @@ def evaluate(
         ema, _ = checkpoint.load_params(path, stored, which="ema")
         state["ema"] = assembly.from_stored(parts, ema)
     metrics = {"step": meta["step"]}
+    say = print if parallel.is_first() else lambda line: None
     for scheduled in parts.evaluations:
-        metrics |= evals.measure(scheduled, state, meta["step"], predictions)
+        metrics |= evals.measure(scheduled, state, meta["step"], predictions, say)
     return metrics
 
 

@@ -25,13 +25,14 @@ from big_vit_lite import (
     parallel,
     plan,
     report,
+    storage,
 )
 
 STOPPED = 3
 """Exit code after a signal and a save. 0: done, 1: the run failed, 2: wrong input."""
 
 
-def train(run: config.Run, workdir: str | Path) -> tuple[dict[str, float], bool]:
+def train(run: config.Run, workdir: str | storage.Place) -> tuple[dict[str, float], bool]:
     """Runs `run` in `workdir`, from the last checkpoint there if there is one.
 
     Returns:
@@ -41,7 +42,7 @@ def train(run: config.Run, workdir: str | Path) -> tuple[dict[str, float], bool]
     Raises:
         InputError: wrong input; RunError: the run failed.
     """
-    began_at, workdir = time.time(), Path(workdir)
+    began_at, workdir = time.time(), storage.place(workdir)
     parts = assembly.assemble(run)
     optimizer = optim.build(
         run, assembly.abstract_params(parts), parts.steps, parts.batches.examples
@@ -194,7 +195,7 @@ def period(parts, duration) -> int | None:
     return max(1, config.steps_of(duration, parts.run, parts.batches.examples, parts.steps))
 
 
-def open_keeper(parts, workdir: Path):
+def open_keeper(parts, workdir: storage.Place):
     """The checkpoints of a run."""
     c = parts.run.checkpoint
     return checkpoint.Keeper(
@@ -202,7 +203,7 @@ def open_keeper(parts, workdir: Path):
     )
 
 
-def open_log(parts, workdir: Path):
+def open_log(parts, workdir: storage.Place):
     """Where the numbers of a run go: the first process's part, of which the others have none."""
     r = parts.run.report
     if not parallel.is_first():

@@ -1,6 +1,8 @@
 """Starts the processes of one run on this machine, each with some CPU devices of its own."""
 
+import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -40,6 +42,12 @@ def start(command, processes: int, devices: int, files: Path, *options) -> list[
     return started
 
 
+def in_turn(processes: int, devices: int, files: Path, *commands: list) -> list[subprocess.Popen]:
+    """Commands (a module's name and its words) one after the other in the same processes."""
+    texts = [[str(word) for word in command] for command in commands]
+    return start(ROOT / "tests" / "in_turn.py", processes, devices, files, json.dumps(texts))
+
+
 def wait(started: list[subprocess.Popen], seconds: float = 240) -> list[int]:
     """Exit codes; whatever still runs after so long is killed and fails the test."""
     try:
@@ -50,6 +58,6 @@ def wait(started: list[subprocess.Popen], seconds: float = 240) -> list[int]:
 
 
 def output(files: Path, i: int) -> str:
-    """What process `i` said, without the lines of the collectives library."""
+    """What process `i` said, without the lines of libraries in C++."""
     lines = (files / f"{i}.log").read_text().splitlines()
-    return "\n".join(line for line in lines if not line.startswith("[Gloo]"))
+    return "\n".join(line for line in lines if not re.match(r"\[Gloo\]|[IWE]\d{4} [\d:.]+ ", line))

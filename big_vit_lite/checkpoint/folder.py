@@ -1,9 +1,9 @@
-"""The checkpoints/ directory on the disk: who may write, what is unfinished, what room is left.
+"""The checkpoints/ directory: who may write, what is unfinished, what room is left.
 
 Everything here is done by one process of a run, whatever their number.
 """
 
-import datetime
+import contextlib
 import errno
 import fcntl
 import json
@@ -12,17 +12,31 @@ import os
 import re
 import secrets
 import shutil
-import socket
 from pathlib import Path
 
-from big_vit_lite.checkpoint import arrays, manifest
+from big_vit_lite import storage
+from big_vit_lite.checkpoint import arrays, lease, manifest
 from big_vit_lite.config import InputError
+from big_vit_lite.storage import Place
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"
 OWNER = ".owner"  # beside it: to close any file that is locked gives the lock away
 _LEFTOVER = re.compile(rf"\d+({re.escape(arrays.TEMPORARY)}.*)?")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+def lock(directory: Place) -> "Lock | lease.Lease":
+    """Keeps every other run out of a directory, as well as its kind allows.
+
+    Raises:
+        InputError: another run has it, saying which.
+        OSError: it cannot be written to.
+    """
+    if isinstance(directory, storage.ObjectPath):
+        return lease.Lease(directory / OWNER)
+    directory.mkdir(parents=True, exist_ok=True)
+    return Lock(directory)
 
 
 class Lock:
@@ -49,8 +63,7 @@ class Lock:
                 holder = read_owner(directory)
                 os.close(self._file)
                 raise InputError(
-                    f"{directory} is in use by process {holder.get('pid', '?')} on "
-                    f"{holder.get('host', 'an unknown host')} since {holder.get('since', '?')}; "
+                    f"{directory} is in use by {lease.describe(holder)}; "
                     "wait for it, stop it, or choose another --workdir"
                 ) from None
             if error.errno not in _NO_LOCKS:
@@ -59,19 +72,17 @@ class Lock:
                 "%s lies on a file system without locks: nothing keeps a second run from writing "
                 "there", directory,
             )  # fmt: skip
-        note = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "since": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "token": self.token,
-        }
+        note = lease.own_place() | {"token": self.token}
         (directory / OWNER).write_text(json.dumps(note) + "\n")
+
+    def check(self) -> None:
+        """Nothing: nobody can take this lock away."""
 
     def close(self) -> None:
         os.close(self._file)
 
 
-def read_owner(directory: Path) -> dict:
+def read_owner(directory: Place) -> dict:
     """Who has, or last had, the lock of a directory: pid, host, since, token; {} if nobody."""
     try:
         note = json.loads((directory / OWNER).read_bytes())
@@ -80,8 +91,13 @@ def read_owner(directory: Path) -> dict:
     return note if isinstance(note, dict) else {}
 
 
-def check_room(directory: Path, needed: int) -> None:
-    """Raises OSError (disk full) unless so many bytes are free; quotas show only when writing."""
+def check_room(directory: Place, needed: int) -> None:
+    """Raises OSError (disk full) unless so many bytes are free; quotas show only when writing.
+
+    A store has room.
+    """
+    if storage.is_store(directory):
+        return
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise OSError(
@@ -93,25 +109,27 @@ def _size(count: int) -> str:
     return f"{count / 2**30:,.2f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
 
 
-def remove(checkpoint: Path) -> None:
+def remove(checkpoint: Place) -> None:
     """Removes a finished checkpoint: its mark first, so that at no moment half of it counts."""
     manifest.revoke(checkpoint)
-    shutil.rmtree(checkpoint)
+    storage.remove_tree(checkpoint)
 
 
-def discard(directory: Path, step: int) -> None:
-    """Removes what there is of a step that is not finished."""
-    unfinished = list(directory.glob(f"{step}{arrays.TEMPORARY}*"))
-    if not manifest.is_committed(directory / str(step)):
-        unfinished.append(directory / str(step))
+def discard(directory: Place, step: int) -> None:
+    """Removes what there is of a step that is not finished; what cannot be removed stays."""
+    unfinished = [directory / str(step)]
+    if isinstance(directory, Path):  # on a store Orbax writes where the checkpoint will be
+        unfinished += directory.glob(f"{step}{arrays.TEMPORARY}*")
     for path in unfinished:
-        shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            if not manifest.is_committed(path):
+                storage.remove_tree(path)
 
 
-def remove_leftovers(directory: Path) -> None:
+def remove_leftovers(directory: Place) -> None:
     """Removes what a killed run left unfinished."""
     for path in directory.iterdir():
-        ours = path.is_dir() and _LEFTOVER.fullmatch(path.name)
+        ours = _LEFTOVER.fullmatch(path.name) and path.is_dir()
         if ours and not manifest.is_committed(path):
             log.info("removing the unfinished checkpoint %s", path)
-            shutil.rmtree(path)
+            storage.remove_tree(path)

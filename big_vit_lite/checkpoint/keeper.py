@@ -1,8 +1,9 @@
 """Keeper: writes a run's checkpoints in background and decides which of them stay.
 
 The order of a save is what makes it safe to kill at any moment: arrays (Orbax writes beside, then
-renames), meta.json, manifest.json (the commit mark, by atomic rename), and only then the removal of
-older checkpoints, each of which loses its own mark first. Steps are counts of finished steps.
+renames), meta.json, manifest.json (the commit mark, which is there at once), and only then the
+removal of older checkpoints, each of which loses its own mark first. On an object store arrays are
+written in place: they count no sooner. Steps are counts of finished steps.
 
 With several processes each writes the arrays on its devices; all else on the disk is done by the
 first, whose word on it holds for all. No process is ahead of the others by more than one call.
@@ -11,15 +12,15 @@ first, whose word on it holds for all. No process is ahead of the others by more
 import difflib
 import errno
 import logging
-import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Literal
 
-from big_vit_lite.checkpoint import arrays, folder, manifest, meta, reading, tree
+from big_vit_lite import storage
+from big_vit_lite.checkpoint import arrays, folder, lease, manifest, meta, reading, tree
 from big_vit_lite.config import InputError, RunError
 from big_vit_lite.parallel import by_first, gather, is_first
+from big_vit_lite.storage import Place
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Keeper:
 
     def __init__(
         self,
-        directory: str | Path,
+        directory: str | Place,
         keep: int = 2,
         keep_every: int | None = None,
         keep_best: str | None = None,
@@ -46,28 +47,27 @@ class Keeper:
         """Opens or makes the directory.
 
         Args:
-            directory: WORKDIR/checkpoints.
+            directory: WORKDIR/checkpoints, here or on gs://.
             keep: how many of the latest checkpoints stay.
             keep_every: those at multiples of this many steps stay for good.
             keep_best: the one best by this metric stays too; among equals the earliest.
             best_mode: whether the best is the highest or the lowest.
 
         Raises:
-            InputError: if the directory is a URL, cannot be made or written to, another run has
-                it, or it is not the same one for all processes.
+            InputError: if the directory cannot be made or written to, another run has it, or it is
+                not the same one for all processes.
         """
-        if re.match(r"\w\w+:/", str(directory)):
-            raise InputError(
-                f"{directory}: a run writes to a file system, not to a URL; mount the bucket (with "
-                "gcsfuse, say) and give the folder that it is mounted on as --workdir"
-            )
-        self.directory = Path(directory).absolute()
+        try:
+            place = storage.place(directory)
+        except ValueError as error:
+            raise InputError(f"{directory}: {error}") from None
+        self.directory = place if storage.is_store(place) else place.absolute()
         self._keep, self._keep_every = keep, keep_every
         self._keep_best, self._sign = keep_best, 1 if best_mode == "max" else -1
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._running: tuple[int, Future] | None = None
         self._own: set[int] = set()  # steps saved or restored by this run: its own timeline
-        self._lock: folder.Lock | None = None
+        self._lock: folder.Lock | lease.Lease | None = None
         token = by_first("keeper/open", self._open)
         seen = gather("keeper/seen", folder.read_owner(self.directory).get("token"))
         strangers = [i for i, other in enumerate(seen) if other != token]
@@ -79,10 +79,10 @@ class Keeper:
 
     def _open(self) -> str:
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self._lock = folder.Lock(self.directory)
+            self._lock = folder.lock(self.directory)
             folder.remove_leftovers(self.directory)
         except OSError as error:
+            self._unlock()
             raise InputError(f"cannot write checkpoints to {self.directory}: {error}") from None
         return self._lock.token
 
@@ -226,9 +226,12 @@ class Keeper:
             self.wait()
         finally:
             self._worker.shutdown()
-            if self._lock is not None:
-                self._lock.close()
-                self._lock = None
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _finish(self, step: int, response, held: tree.Listing, given: dict, metrics: dict) -> None:
         """The background part: waits for the arrays, commits, then lets go of older ones."""
@@ -263,6 +266,7 @@ class Keeper:
     def _clear(self, step: int, needed: int) -> None:
         """Makes room for a step that a failed save, or a future left behind, has in its place."""
         try:
+            self._lock.check()
             steps = self.steps
             if steps and self._own.isdisjoint(steps):
                 raise RunError(

@@ -1,69 +1,74 @@
 """The commit mark of a checkpoint: manifest.json, the size and sha256 of every file beside it.
 
 A directory is a checkpoint if, and only if, its manifest is there. The manifest is written last
-and appears in one atomic rename, so a process killed at any moment leaves either a whole
-checkpoint or a directory without a manifest, which the next start removes. Orbax alone loads a
-flipped byte without a word; the manifest finds it.
+and appears at once, by an atomic rename or as one object of a store, so a process killed at any
+moment leaves either a whole checkpoint or a directory without a manifest, which the next start
+removes. Orbax alone loads a flipped byte without a word; the manifest finds it.
 """
 
 import hashlib
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from big_vit_lite import storage
 from big_vit_lite.config import InputError
+from big_vit_lite.storage import Place
 
 NAME = "manifest.json"
+_AT_ONCE = 8  # files of a store that are read at the same time; a disk reads one after the other
 
 
-def is_committed(directory: Path) -> bool:
+def is_committed(directory: Place) -> bool:
     """Whether the directory holds a finished checkpoint."""
     return (directory / NAME).is_file()
 
 
-def commit(directory: Path) -> None:
+def commit(directory: Place) -> None:
     """Hashes every file below `directory` and writes its manifest, atomically and durably.
 
     Raises:
         OSError: if a file cannot be read or the manifest cannot be written.
     """
-    files = {str(path.relative_to(directory)): _entry(path) for path in _files(directory)}
-    temporary = directory / f"{NAME}.tmp"
-    with open(temporary, "w") as file:
-        json.dump({"format": 1, "files": files}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    for folder in {path.parent for path in _files(directory)}:
-        _sync_folder(folder)
-    os.replace(temporary, directory / NAME)
-    _sync_folder(directory)
-    _sync_folder(directory.parent)
+    sizes = _files(directory)
+    hashes = _hashes(directory, list(sizes))
+    files = {name: {"bytes": size, "sha256": hashes[name]} for name, size in sizes.items()}
+    if isinstance(directory, Path):  # older checkpoints go once this one stands: all on the disk
+        for name in sizes:
+            _sync_file(directory / name)
+        for folder in {(directory / name).parent for name in sizes}:
+            storage.sync_folder(folder)
+    storage.replace(directory / NAME, json.dumps({"format": 1, "files": files}, indent=1).encode())
+    if isinstance(directory, Path):
+        storage.sync_folder(directory.parent)
 
 
-def revoke(directory: Path) -> None:
+def revoke(directory: Place) -> None:
     """Takes the commit mark away: from here on the directory is a leftover, to be removed."""
     (directory / NAME).unlink(missing_ok=True)
-    _sync_folder(directory)
+    if isinstance(directory, Path):
+        storage.sync_folder(directory)
 
 
-def verify(directory: Path) -> None:
+def verify(directory: Place) -> None:
     """Reads every file of a checkpoint and compares it with the manifest.
 
     Raises:
         InputError: naming the first file that is missing, truncated, altered or left over.
     """
-    wanted = _read(directory)
-    found = {str(path.relative_to(directory)): path for path in _files(directory)}
+    wanted, found = _read(directory), _files(directory)
     for name, entry in wanted.items():
         if name not in found:
             raise InputError(f"checkpoint {directory} is damaged: the file {name} is missing")
-        size = found[name].stat().st_size
-        if size != entry["bytes"]:
+        if found[name] != entry["bytes"]:
             raise InputError(
-                f"checkpoint {directory} is damaged: the file {name} has {size} bytes "
+                f"checkpoint {directory} is damaged: the file {name} has {found[name]} bytes "
                 f"instead of {entry['bytes']}"
             )
-        if _sha256(found[name]) != entry["sha256"]:
+    hashes = _hashes(directory, list(wanted))
+    for name, entry in wanted.items():
+        if hashes[name] != entry["sha256"]:
             raise InputError(
                 f"checkpoint {directory} is damaged: the file {name} has changed since it was "
                 "written (its sha256 differs)"
@@ -74,7 +79,7 @@ def verify(directory: Path) -> None:
         )
 
 
-def _read(directory: Path) -> dict[str, dict]:
+def _read(directory: Place) -> dict[str, dict]:
     try:
         content = json.loads((directory / NAME).read_bytes())
         files = {str(k): {"bytes": v["bytes"], "sha256": v["sha256"]}
@@ -86,27 +91,26 @@ def _read(directory: Path) -> dict[str, dict]:
     return files
 
 
-def _files(directory: Path) -> list[Path]:
-    """The files of a checkpoint but for the manifest itself, in a fixed order."""
-    ours = {directory / NAME, directory / f"{NAME}.tmp"}
-    return sorted(path for path in directory.rglob("*") if path.is_file() and path not in ours)
+def _files(directory: Place) -> dict[str, int]:
+    """{name: bytes} of the files of a checkpoint but for the manifest itself, in a fixed order."""
+    found = storage.files_below(directory)
+    return {name: size for name, size in found.items() if name not in (NAME, f"{NAME}.tmp")}
 
 
-def _entry(path: Path) -> dict:
-    digest = _sha256(path)
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())  # older checkpoints go once this one stands: it must be on disk
-    return {"bytes": path.stat().st_size, "sha256": digest}
+def _hashes(directory: Place, names: list[str]) -> dict[str, str]:
+    """The sha256 of each file, read from where it lies: what a store holds, not what was sent."""
+    if isinstance(directory, Path):
+        return {name: _sha256(directory / name) for name in names}
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        hashes = pool.map(lambda name: _sha256(directory / name), names)
+        return dict(zip(names, hashes, strict=True))
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
+def _sha256(path: Place) -> str:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _sync_file(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

@@ -6,20 +6,20 @@ import json
 import math
 import platform
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from big_vit_lite.checkpoint.tree import Listing
 from big_vit_lite.config import InputError
+from big_vit_lite.storage import Place
 
 NAME = "meta.json"
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 def write(
-    directory: Path,
+    directory: Place,
     step: int,
     metrics: Mapping[str, float] | None,
     arrays: Listing,
@@ -48,7 +48,7 @@ def write(
     (directory / NAME).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def read(directory: Path) -> dict[str, Any]:
+def read(directory: Place) -> dict[str, Any]:
     """The content of a checkpoint's meta.json.
 
     Raises:

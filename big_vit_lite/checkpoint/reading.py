@@ -4,15 +4,16 @@ So a checkpoint of a run that is still going can be evaluated beside it.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from big_vit_lite import storage
 from big_vit_lite.checkpoint import arrays, manifest, meta, tree
 from big_vit_lite.config import InputError
 from big_vit_lite.parallel import by_first
+from big_vit_lite.storage import Place
 
 
-def committed(directory: Path) -> list[int]:
+def committed(directory: Place) -> list[int]:
     """Steps of the finished checkpoints in a checkpoints/ directory, ascending."""
     if not directory.is_dir():
         return []
@@ -21,15 +22,21 @@ def committed(directory: Path) -> list[int]:
     return sorted(step for step in steps if manifest.is_committed(directory / str(step)))
 
 
-def find(path: str | Path) -> Path:
+def find(path: str | Place) -> Place:
     """The directory of one step for a run's workdir, its checkpoints/, or a step's directory.
 
     The first two stand for their latest checkpoint.
 
     Raises:
-        InputError: if there is no finished checkpoint.
+        InputError: if there is no finished checkpoint, or it cannot be looked for.
     """
-    path = Path(path)
+    try:
+        return _find(storage.place(path))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _find(path: Place) -> Place:
     if not path.is_dir():
         raise InputError(f"{path} does not exist; give a run's --workdir or one of its checkpoints")
     if manifest.is_committed(path):
@@ -43,7 +50,7 @@ def find(path: str | Path) -> Path:
     )
 
 
-def read_meta(path: str | Path) -> dict[str, Any]:
+def read_meta(path: str | Place) -> dict[str, Any]:
     """What was stored with a checkpoint: step, config, versions, metrics, examples seen, arrays.
 
     Args:
@@ -53,7 +60,7 @@ def read_meta(path: str | Path) -> dict[str, Any]:
 
 
 def load_params(
-    path: str | Path, abstract_params: Any, which: str = "params"
+    path: str | Place, abstract_params: Any, which: str = "params"
 ) -> tuple[Any, dict[str, Any]]:
     """The parameters of a checkpoint alone; the optimiser's share is not read into memory.
 
@@ -81,7 +88,7 @@ def load_params(
     return tree.unflatten(tree.part(loaded, which), abstract_params), stored
 
 
-def load_state(directory: Path, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
+def load_state(directory: Place, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
     """The whole state of one step's directory, in the abstract state's structure and shardings.
 
     Returns:
@@ -97,7 +104,7 @@ def load_state(directory: Path, abstract_state: Any) -> tuple[Any, dict[str, Any
     return tree.unflatten(arrays.load(directory, wanted), abstract_state), stored
 
 
-def verify(directory: Path) -> None:
+def verify(directory: Place) -> None:
     """As `manifest.verify`, and says in the error which older checkpoint is sound.
 
     Of several processes, the first reads the files for all; all must call.
@@ -105,14 +112,14 @@ def verify(directory: Path) -> None:
     by_first("verify", lambda: _verify(directory))
 
 
-def _verify(directory: Path) -> None:
+def _verify(directory: Place) -> None:
     try:
         manifest.verify(directory)
     except InputError as error:
         raise InputError(f"{error}; {_way_out(directory)}") from None
 
 
-def _way_out(damaged: Path) -> str:
+def _way_out(damaged: Place) -> str:
     older = committed(damaged.parent) if damaged.name.isdecimal() else []
     for step in reversed([step for step in older if step < int(damaged.name)]):
         candidate = damaged.parent / str(step)
@@ -124,7 +131,7 @@ def _way_out(damaged: Path) -> str:
     return "there is no older checkpoint to go on from"
 
 
-def metrics_of(directory: Path) -> Mapping[str, float | None]:
+def metrics_of(directory: Place) -> Mapping[str, float | None]:
     """The metrics stored with a checkpoint; none of them if its meta.json is damaged."""
     try:
         return meta.read(directory).get("metrics", {})

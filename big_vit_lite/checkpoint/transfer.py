@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from big_vit_lite.checkpoint import arrays, meta, reading, tree
 from big_vit_lite.config import InputError
+from big_vit_lite.storage import Place
 
 SKIP = "skip"
 Shape = tuple[int, ...]
@@ -44,7 +44,7 @@ class Transferred(NamedTuple):
 
 
 def transfer_params(
-    path: str | Path,
+    path: str | Place,
     abstract_params: Any,
     rules: Sequence[tuple[str, str]] = (),
     resize: Resize = lambda *_: None,
@@ -130,7 +130,7 @@ def _is_left_out(name: str, rules: Sequence[tuple[str, str]], idle: set[str]) ->
     return False
 
 
-def _load(directory: Path, sources, stored, wanted, changes) -> dict[str, jax.Array]:
+def _load(directory: Place, sources, stored, wanted, changes) -> dict[str, jax.Array]:
     """Reads what is used, each array in its final sharding, but for those still to be resized."""
     specs = {}
     for name, source in sources.items():

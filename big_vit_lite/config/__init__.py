@@ -1,6 +1,6 @@
 """The configuration of a run: schema, loading, overrides, durations, command line, help.
 
-Importing this package imports neither jax nor anything else of big_vit_lite.
+Importing this package imports neither jax nor, but for storage, anything else of big_vit_lite.
 """
 
 from big_vit_lite.config.command_line import (

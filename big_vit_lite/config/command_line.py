@@ -6,9 +6,9 @@ import difflib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from big_vit_lite import storage
 from big_vit_lite.config import fields, source
 from big_vit_lite.config.errors import Fault, InputError, RunError
 from big_vit_lite.config.help import help_text, options_text
@@ -48,7 +48,7 @@ class CommandLine:
     """
 
     run: Run
-    workdir: Path | None
+    workdir: storage.Place | None
     extras: dict[str, Any]
     source: str
     overrides: tuple[tuple[str, str], ...]
@@ -62,8 +62,9 @@ _COMMON = (
     Option(
         "workdir",
         "DIR",
-        "Takes every output; goes on with the run it holds, if any. By default a dated folder "
-        "under runs/.",
+        "Takes every output; goes on with the run it holds, if any. A folder here or "
+        "gs://BUCKET/FOLDER; by default a dated one under runs/.",
+        storage.place,
     ),
     Option("help", "", "Prints this text; with --config also what that config says and sets."),
 )
@@ -128,7 +129,7 @@ def command_line(
     if faults:
         raise refuse(faults)
     workdir = words.options.get("workdir")
-    return CommandLine(run, workdir and Path(workdir), extras, file, tuple(words.overrides))
+    return CommandLine(run, workdir, extras, file, tuple(words.overrides))
 
 
 def options_line(

@@ -1,26 +1,29 @@
 """Training curves as PNG, from metrics.jsonl: loss, accuracy, learning rate."""
 
+import io
 from collections.abc import Mapping
-from pathlib import Path
 
+from big_vit_lite import storage
 from big_vit_lite.config import InputError
 from big_vit_lite.report.rows import Row, read_rows
+from big_vit_lite.storage import Place
 
 # Okabe & Ito (2008): told apart with any colour vision, and in grey by their line styles.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
-def curve(workdir: str | Path) -> Path:
+def curve(workdir: str | Place) -> Place:
     """Draws WORKDIR/curve.png from WORKDIR/metrics.jsonl.
 
     Raises:
         InputError: if there are no metrics.
     """
-    workdir = Path(workdir)
-    return _draw({"": _read(workdir)}, workdir / "curve.png", workdir.resolve().name)
+    workdir = storage.place(workdir)
+    name = workdir.name if storage.is_store(workdir) else workdir.resolve().name
+    return _draw({"": _read(workdir)}, workdir / "curve.png", name)
 
 
-def curves(workdirs: Mapping[str, str | Path], path: str | Path, title: str = "") -> Path:
+def curves(workdirs: Mapping[str, str | Place], path: str | Place, title: str = "") -> Place:
     """Draws several runs, such as seeds, into one PNG.
 
     Args:
@@ -31,17 +34,18 @@ def curves(workdirs: Mapping[str, str | Path], path: str | Path, title: str = ""
     Raises:
         InputError: if one of them has no metrics.
     """
-    return _draw({label: _read(Path(d)) for label, d in workdirs.items()}, Path(path), title)
+    runs = {label: _read(storage.place(workdir)) for label, workdir in workdirs.items()}
+    return _draw(runs, storage.place(path), title)
 
 
-def _read(workdir: Path) -> list[Row]:
+def _read(workdir: Place) -> list[Row]:
     rows = read_rows(workdir / "metrics.jsonl")
     if not rows:
         raise InputError(f"{workdir}/metrics.jsonl holds no metrics to draw")
     return rows
 
 
-def _draw(runs: Mapping[str, list[Row]], path: Path, title: str) -> Path:
+def _draw(runs: Mapping[str, list[Row]], path: Place, title: str) -> Place:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -64,9 +68,9 @@ def _draw(runs: Mapping[str, list[Row]], path: Path, title: str) -> Path:
             axes.legend(frameon=False, fontsize=6 if crowded else 8)
     if title:
         figure.suptitle(title, fontsize=11)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    storage.replace(path, png.getvalue())
     return path
 
 

@@ -2,14 +2,16 @@
 
 import contextlib
 import importlib
+import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from big_vit_lite import storage
 from big_vit_lite.config import InputError, RunError
 from big_vit_lite.report.board import Board
 from big_vit_lite.report.progress import Progress
 from big_vit_lite.report.rows import Rows, writing
+from big_vit_lite.storage import Place
 
 
 class Log:
@@ -21,7 +23,7 @@ class Log:
 
     def __init__(
         self,
-        workdir: str | Path,
+        workdir: str | Place,
         progress: Progress | None = None,
         tensorboard: bool = True,
         wandb: str | None = None,
@@ -31,7 +33,7 @@ class Log:
         """Opens WORKDIR/metrics.jsonl; the other writers open with the first row.
 
         Args:
-            workdir: the run's folder; made if need be.
+            workdir: the run's folder, here or on gs://; made if need be.
             progress: lines for a person; None: none.
             tensorboard: whether to write WORKDIR/tensorboard, too.
             wandb: Weights & Biases project to write to, too.
@@ -41,7 +43,7 @@ class Log:
         Raises:
             InputError: if `wandb` is set and not installed, or the folder cannot be written to.
         """
-        self.workdir = Path(workdir)
+        self.workdir = storage.place(workdir)
         self._wandb_project, self._name, self._config = wandb, name, config
         if wandb:
             _import_wandb()
@@ -131,7 +133,7 @@ class Log:
         run = wandb.init(
             project=self._wandb_project,
             name=self._name or None,
-            dir=str(self.workdir),
+            dir=tempfile.mkdtemp() if storage.is_store(self.workdir) else str(self.workdir),
             config=dict(self._config or {}),
             id=known,
             resume="allow",
@@ -144,8 +146,8 @@ class Log:
 class Silent(Log):
     """The Log of a process that leaves files and lines to the first one: all its methods pass."""
 
-    def __init__(self, workdir: str | Path):
-        self.workdir = Path(workdir)
+    def __init__(self, workdir: str | Place):
+        self.workdir = storage.place(workdir)
 
     def resume(self, step: int) -> None:
         pass
@@ -177,7 +179,7 @@ def _import_wandb() -> Any:
 
 
 def open(
-    workdir: str | Path,
+    workdir: str | Place,
     steps: int,
     tensorboard: bool = True,
     wandb: str | None = None,

@@ -1,12 +1,15 @@
 """Traces of chosen steps, for Perfetto, XProf and tools/top_operations.py."""
 
 import contextlib
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from big_vit_lite import storage
 from big_vit_lite.config import Option
+from big_vit_lite.storage import Place
 
 PROGRAM = "step.txt"
 """The compiled step beside its trace: it knows which layer each operation belongs to."""
@@ -34,16 +37,17 @@ class Profile:
     The Python interpreter's own calls are left out: they slow a step several times and bury it.
     """
 
-    def __init__(self, steps: tuple[int, int] | None, directory: Path, program: Any):
+    def __init__(self, steps: tuple[int, int] | None, directory: Place, program: Any):
         """Prepares.
 
         Args:
             steps: which ones, counted from 0; None: none.
-            directory: where the trace goes.
+            directory: where the trace goes; to a store when it is whole.
             program: the compiled step, a jax.stages.Compiled.
         """
         self.steps, self.directory, self.program = steps, directory, program
         self.running = False
+        self._here: Path | None = None  # where JAX writes the trace, as it cannot write to stores
 
     def __enter__(self) -> "Profile":
         return self
@@ -69,11 +73,17 @@ class Profile:
     def _start(self) -> None:
         options = jax.profiler.ProfileOptions()
         options.python_tracer_level = 0
-        self.directory.mkdir(parents=True, exist_ok=True)
-        (self.directory / PROGRAM).write_text(self.program.as_text())
-        jax.profiler.start_trace(self.directory, profiler_options=options)
+        self._here = self.directory
+        if storage.is_store(self.directory):
+            self._here = Path(tempfile.mkdtemp(prefix="profile-"))
+        self._here.mkdir(parents=True, exist_ok=True)
+        (self._here / PROGRAM).write_text(self.program.as_text())
+        jax.profiler.start_trace(self._here, profiler_options=options)
         self.running = True
 
     def _stop(self) -> None:
         self.running = False
         jax.profiler.stop_trace()
+        if storage.is_store(self.directory):
+            storage.copy_tree(self._here, self.directory)
+            storage.remove_tree(self._here)

@@ -1,19 +1,20 @@
 """metrics.jsonl: one JSON object a line, `step` first, each step once and in order.
 
-A row is in the file when `add` returns, so a killed process loses at most the line it was writing.
-What is added to the last step afterwards (an evaluation) widens its line in place. NaN and inf,
-which JSON does not have, are null.
+A row is in a local file when `add` returns, so a killed process loses at most the line it was
+writing; an object on a store follows after half a minute, and before every checkpoint. What is
+added to the last step afterwards (an evaluation) widens its line in place. NaN and inf, which JSON
+does not have, are null.
 """
 
 import contextlib
-import errno
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
+from big_vit_lite import storage
 from big_vit_lite.config import RunError
+from big_vit_lite.report.lines import LocalLines, StoredLines
+from big_vit_lite.storage import Place
 
 Row = dict[str, float | None]
 
@@ -24,9 +25,9 @@ class Rows:
     What is there already belongs to an earlier process: `resume` says how much of it counts.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
-        self._file = self._open()
+    def __init__(self, path: str | Place):
+        self.path = storage.place(path)
+        self._lines = (StoredLines if storage.is_store(self.path) else LocalLines)(self.path)
         self._start = 0  # where the last row's line begins
         self._last: Row | None = None
 
@@ -44,14 +45,7 @@ class Rows:
     def _resume(self, step: int) -> None:
         kept = {row["step"]: row for row in read_rows(self.path) if row["step"] <= step}
         lines = [_line(kept[number]) for number in sorted(kept)]
-        temporary = self.path.with_name(f"{self.path.name}.tmp")
-        with open(temporary, "wb") as file:
-            file.write(b"".join(lines))
-            file.flush()
-            os.fsync(file.fileno())
-        os.close(self._file)
-        os.replace(temporary, self.path)
-        self._file = self._open()
+        self._lines.replace(lines)
         self._start = sum(map(len, lines[:-1]))
         self._last = kept[max(kept)] if kept else None
 
@@ -66,47 +60,41 @@ class Rows:
         if step < last:
             raise ValueError(f"row of step {step} after the row of step {last}")
         if self._last is None or step > last:
-            self._start = os.lseek(self._file, 0, os.SEEK_END)
+            self._start = self._lines.end()
             self._last = {"step": step}
         self._last |= {key: _number(value) for key, value in values.items() if key != "step"}
         line = _line(self._last)
         with writing(self.path):
-            written = os.pwrite(self._file, line, self._start)  # one call: whole, or not there
-            if written < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.ftruncate(self._file, self._start + len(line))
+            self._lines.write(self._start, line)
 
     def flush(self) -> None:
         """Returns when all rows are on the disk, so that no checkpoint is ahead of its rows."""
         with writing(self.path):
-            os.fsync(self._file)
+            self._lines.sync()
 
     def close(self) -> None:
         with writing(self.path):
-            os.close(self._file)
-
-    def _open(self) -> int:
-        return os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._lines.close()
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Place) -> Iterator[None]:
     """Makes an OSError from within a RunError: one sentence that says what to do."""
     try:
         yield
     except OSError as error:
+        what = "see that it can be reached" if storage.is_store(path) else "make room"
         raise RunError(
-            f"cannot write {path}: {error.strerror or error}; "
-            "make room and run the same command again"
+            f"cannot write {path}: {error.strerror or error}; {what} and run the same command again"
         ) from None
 
 
-def read_rows(path: str | Path) -> list[Row]:
+def read_rows(path: str | Place) -> list[Row]:
     """The rows of a metrics file in its order; lines that are torn are left out, equal steps
     merged into the first of them. No file has no rows."""
     rows: dict[int, Row] = {}
     try:
-        lines = Path(path).read_bytes().split(b"\n")
+        lines = storage.place(path).read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
     for line in lines:

@@ -55,10 +55,10 @@ def test_processes_that_do_not_share_the_directory_are_refused(tmp_path, monkeyp
         Keeper(tmp_path)
 
 
-def test_a_bucket_is_refused_before_a_folder_called_gs_is_made(tmp_path, monkeypatch):
+def test_another_store_is_refused_before_a_folder_called_s3_is_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="gs:/bucket/run.*: a run writes to a file system.*mount"):
-        Keeper(Path("gs://bucket/run/checkpoints"))
+    with pytest.raises(InputError, match="s3:/bucket/run.*: wants a folder of this machine or gs:"):
+        Keeper(Path("s3://bucket/run/checkpoints"))
     assert not list(tmp_path.iterdir())
 
 

@@ -60,10 +60,10 @@ def test_a_signal_to_one_stops_both_and_the_resumed_run_is_bitwise_the_same(tmp_
     assert steps_of(cut) == list(range(1, at + 1))
 
     end = at + 5
-    whole = several.start(COMMAND, 2, 2, tmp_path / "b", *options(tmp_path / "whole", end))
-    assert several.wait(whole) == [0, 0], several.output(tmp_path / "b", 0)
-    again = several.start(COMMAND, 2, 2, said, *options(cut, end))
-    assert several.wait(again) == [0, 0], several.output(said, 0)
+    two = several.in_turn(
+        2, 2, said, [COMMAND, *options(cut, end)], [COMMAND, *options(tmp_path / "whole", end)]
+    )
+    assert several.wait(two) == [0, 0], several.output(said, 0)
     assert stored(cut) == stored(tmp_path / "whole")
     assert steps_of(cut) == list(range(1, end + 1))
 

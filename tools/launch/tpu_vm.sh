@@ -5,7 +5,7 @@
 #   tools/launch/tpu_vm.sh train NAME ZONE --config ...    the options of big_vit_lite.train
 #   tools/launch/tpu_vm.sh stop  NAME ZONE                 saves, then stops
 #
-# --workdir must be one folder that all hosts see: a mounted bucket or NFS. The run goes on by itself
+# --workdir must be one folder that all hosts see: gs://BUCKET/FOLDER or NFS. The run goes on by itself
 # when this terminal is gone: its output is in ~/big_vit_lite.log on each host, and the first host's
 # is shown here. A run that was stopped or preempted goes on with the same command.
 set -euo pipefail
