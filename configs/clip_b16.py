@@ -1,4 +1,4 @@
-"""CLIP with a ViT-B/16 from scratch on image-text pairs (Radford 2021): clip_b32.py at half the patch.
+"""CLIP with a ViT-B/16 from scratch (Radford 2021): clip_b32.py with patches of half the side.
 
 Command:
 

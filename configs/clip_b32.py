@@ -4,8 +4,8 @@ Command:
 
     python -m big_vit_lite.train --config configs/clip_b32.py:path=DIR
 
-DIR holds train-*.tar and val-*.tar in WebDataset's layout: KEY.jpg and KEY.txt, as img2dataset writes
-them for LAION, DataComp, CC12M and the like. docs/own_data.md reads tables, Parquet and others.
+DIR holds train-*.tar and val-*.tar in WebDataset's layout: KEY.jpg and KEY.txt, as img2dataset
+writes them for LAION, DataComp, CC12M and the like. docs/own_data.md reads tables and Parquet, too.
 The vocabulary comes with the package open_clip_torch (pip install --no-deps open_clip_torch), or is
 named: vocabulary=DIR/bpe_simple_vocab_16e6.txt.gz.
 
@@ -23,8 +23,8 @@ Expected result: 62.9 % zero-shot top-1 on ImageNet after 32 epochs of LAION-400
 its B/16 67.1, its L/14 72.8; OpenAI's own B/32 63.2 on data that is not public). Measured: not run
 here.
 
-Source: https://arxiv.org/abs/2103.00020, tables 18 to 20, and open_clip's recipe for LAION-400M: the
-batch of 32,768, the warm-up of 2,000 steps, crops of 90 to 100 % of the image. The GELU is
+Source: https://arxiv.org/abs/2103.00020, tables 18 to 20, and open_clip's recipe for LAION-400M:
+the batch of 32,768, the warm-up of 2,000 steps, crops of 90 to 100 % of the image. The GELU is
 OpenAI's, x*sigmoid(1.702x); open_clip's later models have the exact one. Weight decay leaves out
 biases, norms, positions, the class token and the scale.
 """

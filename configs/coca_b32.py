@@ -15,8 +15,8 @@ Arguments, after a colon and separated by commas:
     imagenet=            a folder like vit_b16's: its val/ is classified without training on it
     tiny                 4 steps of much smaller towers on digits, without any files
 
-Expected result: captions, and zero-shot figures near CLIP's of the same size and data; the published
-model of this shape is open_clip's coca_ViT-B-32 (LAION-2B, 13 billion pairs seen, batch 90k).
+Expected result: captions, and zero-shot figures near CLIP's of the same size and data; the
+published model of this shape is open_clip's coca_ViT-B-32 (LAION-2B, 13 billion pairs seen, 90k).
 Measured: not run here.
 
 Source: https://arxiv.org/abs/2205.01917, with the shape that open_clip trained: 76 tokens, of which

@@ -5,9 +5,9 @@ Command:
     python -m big_vit_lite.train --config configs/lit_b16.py:path=DIR,init=CHECKPOINT
 
 CHECKPOINT is a trained ViT-B/16: the --workdir of a run of vit_b16.py, say. Its head is left out.
-DIR holds train-*.tar and val-*.tar in WebDataset's layout, KEY.jpg and KEY.txt. With features=on the
-tars hold KEY.npy in place of images, what the locked tower makes of them: see "Features computed
-before" in docs/own_data.md. A step then takes the time of the text tower alone.
+DIR holds train-*.tar and val-*.tar in WebDataset's layout, KEY.jpg and KEY.txt. With features=on
+the tars hold KEY.npy in place of images, what the locked tower makes of them: see "Features
+computed before" in docs/own_data.md. A step then takes the time of the text tower alone.
 
 Arguments, after a colon and separated by commas:
 
@@ -18,8 +18,8 @@ Arguments, after a colon and separated by commas:
     imagenet=            a folder like vit_b16's: its val/ is classified without training on it
     tiny                 4 steps of much smaller towers on digits, without any files
 
-Expected result: 72.1 % zero-shot top-1 on ImageNet with big_vision's published LiT-B16B (image tower
-AugReg-B/16 trained on ImageNet-21k, pairs of CC12M and YFCC100M). Measured: not run here.
+Expected result: 72.1 % zero-shot top-1 on ImageNet with big_vision's published LiT-B16B (image
+tower AugReg-B/16 trained on ImageNet-21k, pairs of CC12M and YFCC100M). Measured: not run here.
 
 Source: https://arxiv.org/abs/2111.07991 and big_vision's lit_coco.py. The text tower there is BERT
 base with its own vocabulary and weights; here it is one of the same size from scratch, with CLIP's
