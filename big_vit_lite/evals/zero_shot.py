@@ -77,7 +77,8 @@ class Classes:
         key: str,
     ):
         self.names, self._features, self._stream = tuple(names), features, stream
-        text = features.task.text.without_templates()  # prompts are templates already
+        # What training says around a class's name, prompts say themselves.
+        text = features.task.text.without_templates()
         self.tokens = tokenized(text, names, templates, key)
         self._kept: list[tuple[list[weakref.ref], jax.Array]] = []
 
