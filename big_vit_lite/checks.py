@@ -145,10 +145,12 @@ def _misfit(
 
 
 def paths(run: Run) -> Iterator[Fault]:
-    """Local files and folders are there; one that several splits want is missing once.
+    """Local files, folders, vocabularies are there; one that several splits want is missing once.
 
     URLs are left to the start of the run, and of patterns the folder is looked for.
     """
+    from big_vit_lite.data import text as captions
+
     wanting: dict[str, list[str]] = {}
     for key, split in splits(run):
         made = split.source in ("digit_pairs", "digits", "synthetic")
@@ -161,6 +163,9 @@ def paths(run: Run) -> Iterator[Fault]:
             if evaluation.type == "choices" and path and not _is_there(path):
                 what = "the JSON file of the choices" if field == "file" else "the images' folder"
                 yield Fault(f"evals.{name}.{field}", f"is not there; give {what}", path)
+    for key, split in splits(run):
+        if split.text and not captions.check(split.text) and (why := captions.missing(split.text)):
+            yield Fault(f"{key}.text", why, split.text)
     for path, (key, *others) in wanting.items():
         also = f" (and {', '.join(others)})" if others else ""
         wanted = (

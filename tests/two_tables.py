@@ -16,6 +16,9 @@ class NumberText:
 
     text, length = "numbers", 2
 
+    def without_templates(self):
+        return self
+
     def __call__(self, caption, rng):
         number = int("".join(c for c in caption if c.isdigit()))
         if number > 9_999:

@@ -56,6 +56,7 @@ CASES = (
     Case(f"{_VARIANT}G/14", "v5e-256", _mesh(8, 32)),
     Case(f"{_VARIANT}G/14", "v5e-64", _mesh(2, 32) | {"model.remat": "full"}, "fewer chips"),
     Case(f"{_VARIANT}G/14", "v3-1024", _mesh(32, 32), "the hardware of its time"),
+    # Two towers, at the batch of their papers, go here with their configs.
 )
 OPTIONS = (
     config.Option("only", "TEXT", "Those shipped cases whose config or slice contains this."),

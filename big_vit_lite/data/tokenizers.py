@@ -155,16 +155,26 @@ def require(name: Any) -> None:
     Raises:
       ValueError: it is not, or it is no tokenizer; says what to do.
     """
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"a tokenizer is bytes, clip or a file, not {name!r}")
+    require_name(name)
     if name == "bytes":
         return
-    kind = _kind(name)
-    require_libraries(kind)
+    require_libraries(_kind(name))
     if name == "clip":
         _carried()
     elif not files.is_url(name) and not files.is_file(files.normal(name)):
         raise WholeFault(f"{name} is not there; name the vocabulary's file")
+
+
+def require_name(name: Any) -> None:
+    """`name` says which tokenizer is meant; nothing need be there.
+
+    Raises:
+      ValueError: it does not.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"a tokenizer is bytes, clip or a file, not {name!r}")
+    if name != "bytes":
+        _kind(name)
 
 
 def require_libraries(kind: str) -> None:

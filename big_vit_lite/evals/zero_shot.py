@@ -77,7 +77,9 @@ class Classes:
         key: str,
     ):
         self.names, self._features, self._stream = tuple(names), features, stream
-        self.tokens = tokenized(features.task.text, names, templates, key)
+        # What training says around a class's name, prompts say themselves.
+        text = features.task.text.without_templates()
+        self.tokens = tokenized(text, names, templates, key)
         self._kept: list[tuple[list[weakref.ref], jax.Array]] = []
 
     def of(self, params: Any) -> Float32[Array, "classes e"]:

@@ -161,7 +161,7 @@ def test_clip_finds_the_vocabulary_of_an_installed_package(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(tokenizers, "_CARRIERS", (package,))
     tokenizers.load.cache_clear()
-    (missing,) = text.check("tokenize('clip')|pad(77)")
+    missing = text.missing("tokenize('clip')|pad(77)")
     assert missing == (
         "tokenize: clip: no installed package carries bpe_simple_vocab_16e6.txt.gz; pip install "
         "--no-deps open_clip_torch (1.5 MB), or name the file: "
@@ -387,7 +387,9 @@ def test_a_library_that_is_not_installed_is_named_with_its_command(
 ):
     monkeypatch.setattr(tokenizers.importlib.util, "find_spec", lambda name: None)
     wanted = f'tokenize: {libraries} must be installed for it: pip install "big_vit_lite[{extra}]"'
-    assert text.check(f"tokenize({name!r})|pad(3)") == [wanted]
+    chain = f"tokenize({name!r})|pad(3)"
+    assert not text.check(chain)
+    assert text.missing(chain) == wanted
 
 
 def test_a_transform_is_read_again_in_another_process(pieces):

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from big_vit_lite.config import InputError
+from big_vit_lite.data import tokenizers
 from big_vit_lite.data.grammar import Grammar
 from big_vit_lite.data.text.ops import (
     Canonicalize,
@@ -162,8 +163,20 @@ def length(text: str) -> int:
 
 
 def check(text: str) -> list[str]:
-    """Faults of the text, one sentence each, without reading a vocabulary."""
+    """Faults of the text, one sentence each; whether its vocabulary is there says `missing`."""
     return _read(text)[1]
+
+
+def missing(text: str) -> str | None:
+    """Why the vocabulary of a faultless text cannot be read here, if it cannot."""
+    ops, _ = _read(text)
+    for op in ops:
+        if isinstance(op, Tokenize):
+            try:
+                tokenizers.require(op.tokenizer)
+            except ValueError as error:
+                return f"tokenize: {error}"
+    return None
 
 
 def _read(text: str) -> tuple[list[Any], list[str]]:
