@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
         program="python tools/train_tokenizer.py",
         about=__doc__,
         options=OPTIONS,
-        checks=checks.STATIC,
+        checks=[check for check in checks.STATIC if check is not checks.paths],
     )
     from big_vit_lite.data import tokenizers
 
@@ -73,7 +73,9 @@ def captions(split: config.Split) -> Iterator[str]:
 
     from big_vit_lite.data import sources, text
 
-    before = text.parse(split.text, "data.train.text").without_templates().before
+    # The vocabulary that the config names is the one to be made: it is not there yet.
+    operations, _, _ = split.text.partition("tokenize(")
+    before = text.parse(f"{operations}tokenize('bytes')|pad(1)").without_templates().before
     source, unused = sources.build(split), np.random.default_rng(0)
     for i in range(len(source)):
         for caption in source[i]["captions"]:

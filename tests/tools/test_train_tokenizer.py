@@ -18,7 +18,7 @@ CONFIG = """
 import ml_collections as mlc
 
 def get_config(arg=None):
-    text = "lower|template('no {}')|tokenize('bytes')|pad(64)"
+    text = "lower|drop_words(1)|template('no {}')|tokenize('v.json')|pad(64)"
     train = dict(source="table", path="FILE", part="[:2]", transform="decode", text=text)
     return mlc.ConfigDict(dict(steps=1, data=dict(batch_size=1, train=train)))
 """
