@@ -34,8 +34,7 @@ def test_the_first_signal_asks_and_the_second_ends_the_process_at_once(first, se
         assert process.stdout.readline() == "running\n"
         process.send_signal(first)
         assert process.stdout.readline() == f"asked by {first}\n"
-        said = f"{first.name}: saving after this step, then stopping; a second one stops at once.
-"
+        said = f"{first.name}: saving after this step, then stopping; a second one stops at once.\n"
         assert process.stderr.readline() == said
         process.send_signal(second)
         assert process.wait(20) == 128 + second
