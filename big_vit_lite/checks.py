@@ -69,6 +69,9 @@ def transforms(run: Run) -> Iterator[Fault]:
                 continue  # without it no captions are read
             for finding in check(getattr(split, name)):
                 yield Fault(f"{key}.{name}", finding, getattr(split, name))
+    for name, evaluation in run.evals.items():
+        for finding in grammar.check(evaluation.transform or ""):
+            yield Fault(f"evals.{name}.transform", finding, evaluation.transform)
 
 
 def images(run: Run) -> Iterator[Fault]:
@@ -142,16 +145,27 @@ def _misfit(
 
 
 def paths(run: Run) -> Iterator[Fault]:
-    """Local files and folders are there; one that several splits want is missing once.
+    """Local files, folders, vocabularies are there; one that several splits want is missing once.
 
     URLs are left to the start of the run, and of patterns the folder is looked for.
     """
+    from big_vit_lite.data import text as captions
+
     wanting: dict[str, list[str]] = {}
     for key, split in splits(run):
-        made = split.source in ("digits", "synthetic")
+        made = split.source in ("digit_pairs", "digits", "synthetic")
         for name, path in (("path", split.path), ("class_names", split.class_names)):
             if path and not (made and name == "path") and not _is_there(path):
                 wanting.setdefault(path, []).append(f"{key}.{name}")
+    for name, evaluation in run.evals.items():
+        for field in ("file", "images"):
+            path = getattr(evaluation, field)
+            if evaluation.type == "choices" and path and not _is_there(path):
+                what = "the JSON file of the choices" if field == "file" else "the images' folder"
+                yield Fault(f"evals.{name}.{field}", f"is not there; give {what}", path)
+    for key, split in splits(run):
+        if split.text and not captions.check(split.text) and (why := captions.missing(split.text)):
+            yield Fault(f"{key}.text", why, split.text)
     for path, (key, *others) in wanting.items():
         also = f" (and {', '.join(others)})" if others else ""
         wanted = (
@@ -194,7 +208,8 @@ def image_size(split: Split) -> tuple[int, int] | None:
 
     if grammar.check(split.transform):
         return None
-    size = {"digits": (8, 8), "synthetic": split.image_size}.get(split.source)
+    sizes = {"digits": (8, 8), "digit_pairs": (16, 16), "synthetic": split.image_size}
+    size = sizes.get(split.source)
     return grammar.parse(split.transform).output_size(size)
 
 

@@ -1,6 +1,7 @@
-"""Writes what a model is fed as a PNG: the images of one training batch with their class names.
+"""Writes what a model is fed as a PNG: the images of one training batch with what is said of them.
 
-Several views of an image stand side by side; patch sequences are put together again.
+Beneath each stands its class name, or its caption as read back from the tokens. Several views of
+an image stand side by side; patch sequences are put together again.
 
     python tools/show_batch.py --config configs/quickstart.py --step 10 --out batch.png
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from jaxtyping import UInt8
 from big_vit_lite import checks, config
 
 INCHES = 1.1  # side of one picture
+LETTERS, LINES = 19, 4  # of what stands beneath it
 OPTIONS = (
     config.Option("step", "N", "Which batch: that of step N, counted from 0. Default 0.", int),
     config.Option("images", "N", "How many of its images, at most. Default 64.", int),
@@ -45,18 +48,28 @@ def main(argv: list[str]) -> None:
 
     stream = data.train_stream(line.run.data, line.run.seed)
     batch = stream.host_batch(step)
-    shown = pictures(batch, stream.class_names, images)
+    captions = stream.captions(step, batch["text"]) if "text" in batch else None
+    shown = pictures(batch, stream.class_names, images, captions)
+    if not shown:
+        raise config.InputError(
+            f"data.train.transform makes {', '.join(batch)} and no images: there is nothing to draw"
+        )
     draw(shown, out, f"step {step}: {_shapes(batch)}")
     rows = len(next(iter(batch.values())))
     print(f"{out}: {min(images, rows)} of {rows} images of step {step}")
 
 
 def pictures(
-    batch: dict[str, np.ndarray], class_names: tuple[str, ...], most: int
+    batch: dict[str, np.ndarray],
+    class_names: tuple[str, ...],
+    most: int,
+    captions: list[str] | None = None,
 ) -> list[tuple[str, UInt8[np.ndarray, "h w c"]]]:
     """(title, image) of everything that shows the first `most` examples."""
     rows = min(most, len(next(iter(batch.values()))))
-    names = [class_names[label] for label in batch["label"]] if "label" in batch else [""] * rows
+    names = captions or [""] * rows
+    if captions is None and "label" in batch:
+        names = [class_names[label] for label in batch["label"]]
     shown = []
     for row in range(rows):
         if "patches" in batch:
@@ -93,19 +106,28 @@ def draw(shown: list[tuple[str, UInt8[np.ndarray, "h w c"]]], out: Path, title: 
 
     columns = int(np.ceil(np.sqrt(len(shown))))
     rows = -(-len(shown) // columns)
-    size = (columns * INCHES, rows * INCHES * 1.25)
+    texts = [_wrapped(name) for name, _ in shown]
+    lines = 1 + max(text.count("\n") for text in texts)
+    size = (columns * INCHES, rows * INCHES * (1.13 + 0.12 * lines))
     figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for axis in axes.flat:
-        axis.axis("off")
-    for axis, (name, image) in zip(axes.flat, shown, strict=False):
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    for axis, text, (_, image) in zip(axes.flat, texts, shown, strict=False):
         axis.imshow(_as_picture(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axis.set_title(name[:16], fontsize=7, y=-0.22)
+        axis.set_xlabel(text, fontsize=7)
     figure.suptitle(title, fontsize=8)
     try:
         figure.savefig(out, dpi=150)
     except OSError as error:
         raise config.InputError(f"--out {out} cannot be written: {error.strerror}") from error
     pyplot.close(figure)
+
+
+def _wrapped(name: str) -> str:
+    """On a few short lines, "..." at the end of what is longer."""
+    name = name.replace("$", r"\$")  # which begins mathematics
+    return "\n".join(textwrap.wrap(name, LETTERS, max_lines=LINES, placeholder=" ..."))
 
 
 def _shapes(batch: dict[str, np.ndarray]) -> str:

@@ -27,7 +27,7 @@ from big_vit_lite.config.schema import (
     Split,
     Task,
 )
-from big_vit_lite.config.source import parse_arg
+from big_vit_lite.config.source import beside, parse_arg
 from big_vit_lite.config.towers import Decoder, Joint, Text
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "Split",
     "Task",
     "Text",
+    "beside",
     "check_devices",
     "check_resume",
     "command_line",

@@ -67,7 +67,7 @@ def _options(options: Sequence[Option]) -> Iterator[str]:
 
 def _section(section: type, prefix: str, title: str) -> Iterator[str]:
     yield ""
-    yield title
+    yield from _wrap(title, "", "    ")
     inner: list[Field] = []
     for field in fields_of(section, prefix):
         if field.section is Split and section is not Run and prefix:

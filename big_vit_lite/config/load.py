@@ -19,7 +19,7 @@ Check = Callable[[Run], Iterable[Fault]]
 Overrides = Mapping[str, Any] | Iterable[tuple[str, Any]]
 
 _LENGTHS = ("steps", "epochs", "examples")
-_STAND_INS = {"batch_size": 1, "source": "synthetic", "transform": ""}
+_STAND_INS = {"batch_size": 1, "match": "", "source": "synthetic", "transform": ""}
 """For required fields that are wrong or missing, so that everything else can still be checked."""
 
 

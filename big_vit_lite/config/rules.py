@@ -10,11 +10,28 @@ from fractions import Fraction
 from big_vit_lite.config.durations import amount
 from big_vit_lite.config.errors import Fault
 from big_vit_lite.config.fields import closest
-from big_vit_lite.config.schema import Mesh, Run, Split
+from big_vit_lite.config.schema import Eval, Mesh, Run, Split
 
 _LENGTHS = ("steps", "epochs", "examples")
 _RESERVED = ("train", "speed", "data")
 """First words of metrics that are not evaluations."""
+_RANKS = ("r1", "r5", "r10", "median_rank", "mean_rank")
+METRICS = {
+    "classification": ("top1", "top5", "loss"),
+    "zero_shot": ("top1", "top5", "mean_per_class"),
+    "retrieval": tuple(f"{way}/{n}" for way in ("image_to_text", "text_to_image") for n in _RANKS),
+    "choices": ("accuracy", "text", "image", "group"),
+}
+"""Metrics of each type of evaluation; of choices each category has them, too."""
+_WITHOUT_CAPTIONS = ("digits", "folder", "synthetic")
+_OF_TYPE = {
+    "prompts": "zero_shot",
+    "class_names": "zero_shot",
+    "file": "choices",
+    "images": "choices",
+    "transform": "choices",
+}
+"""Fields of an evaluation that have a meaning for one type."""
 
 
 def splits(run: Run) -> Iterator[tuple[str, Split]]:
@@ -194,15 +211,60 @@ def _evals(run: Run) -> Iterator[Fault]:
         if not re.fullmatch(r"\w[\w.-]*", name) or name in _RESERVED:
             taken = f"no name for an evaluation; {', '.join(_RESERVED)} name other metrics"
             yield Fault(f"evals.{name}", taken)
-        if evaluation.data is None and run.data.val is None:
+        yield from _eval_type(run, f"evals.{name}", evaluation)
+        if evaluation.type == "choices":
+            yield from _choices(run, f"evals.{name}", evaluation)
+        elif evaluation.data is None and run.data.val is None:
             wanted = "is missing, and so is data.val, which would stand in"
             yield Fault(f"evals.{name}.data", wanted, depends=("data.val",))
     best = run.checkpoint.keep_best
-    if best is not None and best.split("/")[0] not in run.evals:
-        known = [f"{name}/top1" for name in run.evals]
+    if best is not None and not _is_metric(run, best):
+        known = [f"{name}/{m}" for name, e in run.evals.items() for m in METRICS[e.type]]
         hint = closest(best, known) or (f"; such as {known[0]}" if known else "; evals is empty")
         wanted = f"wants a metric of an evaluation{hint}"
         yield Fault("checkpoint.keep_best", wanted, best, ("evals",))
+
+
+def _eval_type(run: Run, key: str, evaluation: Eval) -> Iterator[Fault]:
+    kind, task = evaluation.type, run.task.name
+    if (kind == "classification") != (task == "classification"):
+        wanted = f"does not fit task.name {task}, which "
+        wanted += "has no text tower" if task == "classification" else "learns no classes"
+        wanted += "; use classification" if task == "classification" else "; use zero_shot"
+        yield Fault(f"{key}.type", wanted, kind, ("task.name",))
+    for name, owner in _OF_TYPE.items():
+        value = getattr(evaluation, name)
+        if kind != owner and value != type(evaluation).model_fields[name].default:
+            wanted = f"has a meaning only where {key}.type is {owner}; leave it out"
+            yield Fault(f"{key}.{name}", wanted, value, (f"{key}.type",))
+    split, split_key = evaluation.data or run.data.val, f"{key}.data"
+    if kind == "retrieval" and split is not None and split.source in _WITHOUT_CAPTIONS:
+        split_key = split_key if evaluation.data else "data.val"
+        wanted = "has no captions to find; use table, tar, parquet, arrayrecord or tfds"
+        yield Fault(f"{split_key}.source", wanted, split.source, (f"{key}.type",))
+
+
+def _choices(run: Run, key: str, evaluation: Eval) -> Iterator[Fault]:
+    if evaluation.file is None:
+        wanted = "is missing; type choices wants the JSON file of the choices, or a folder of them"
+        yield Fault(f"{key}.file", wanted, depends=(f"{key}.type",))
+    if evaluation.data is not None:
+        wanted = "has no meaning where the type is choices: file and images say what is read"
+        yield Fault(f"{key}.data", wanted, depends=(f"{key}.type",))
+    if evaluation.transform is None and run.data.val is None:
+        wanted = "is missing, and so is data.val, whose transform would stand in"
+        yield Fault(f"{key}.transform", wanted, depends=("data.val",))
+
+
+def _is_metric(run: Run, key: str) -> bool:
+    """Whether an evaluation gives a metric of this name, of raw or of averaged weights."""
+    name, _, metric = key.partition("/")
+    if name not in run.evals:
+        return False
+    kind, metric = run.evals[name].type, metric.removeprefix("ema/")
+    return metric in METRICS[kind] or (
+        kind == "choices" and metric.rsplit("/", 1)[-1] in METRICS[kind]
+    )
 
 
 def _tokens(run: Run) -> Iterator[Fault]:

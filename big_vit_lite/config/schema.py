@@ -45,19 +45,28 @@ class Split(Section):
     """Which examples, and how they become images."""
 
     source: Literal[
-        "arrayrecord", "digits", "folder", "parquet", "synthetic", "table", "tar", "tfds"
+        "arrayrecord",
+        "digit_pairs",
+        "digits",
+        "folder",
+        "parquet",
+        "synthetic",
+        "table",
+        "tar",
+        "tfds",
     ]
-    """Where examples come from: scikit-learn's 1,797 handwritten digits, a folder with one
-    sub-folder a class, Parquet files as dataset hubs ship them, tar files in WebDataset's layout,
-    a table (CSV, TSV or JSON lines) of image files, ArrayRecord shards, a data set prepared by
-    TensorFlow Datasets, or noise made on the spot."""
+    """Where examples come from: scikit-learn's 1,797 handwritten digits, pairs of them with
+    captions, a folder with one sub-folder a class, Parquet files as dataset hubs ship them, tar
+    files in WebDataset's layout, a table (CSV, TSV or JSON lines) of image files, ArrayRecord
+    shards, a data set prepared by TensorFlow Datasets, or noise made on the spot."""
     path: str | None = None
-    """Files or the folder that holds them; needed for all but digits and synthetic. A path or an
-    fsspec URL such as gs://bucket/folder; tar also takes patterns such as
+    """Files or the folder that holds them; needed for all but digits, digit_pairs and
+    synthetic. A path or an fsspec URL such as gs://bucket/folder; tar also takes patterns such as
     "DIR/train-{00000..00099}.tar"."""
     split: str | None = None
     """Named split such as "train" or "test": files SPLIT-* of sources made of shards, a
-    sub-folder of a folder source; none: everything there."""
+    sub-folder of a folder source; of digit_pairs: train, val, unseen, tune_train, tune or
+    tune_unseen. none: everything there, for digit_pairs train."""
     part: str = ""
     """Which of the split's examples: all (""), "[:99%]", "[1415:]", or a seeded stratified part
     "held_out(20%, seed=0)" and all but it "rest(20%, seed=0)"; "|" chains."""
@@ -92,7 +101,7 @@ class Split(Section):
     weight: float = Field(1.0, gt=0)
     """Share of this split in a mixture, relative to the others' weights; see data.mix."""
     examples: Natural = 1024
-    """Number of examples; for synthetic."""
+    """Number of examples; for synthetic and digit_pairs."""
     classes: Natural = 10
     """Number of classes; for synthetic."""
     image_size: Pair = (32, 32)
@@ -136,17 +145,40 @@ class Data(Section):
 class Eval(Section):
     """One evaluation, run every so often and at the end."""
 
-    type: Literal["classification"] = "classification"
-    """What is measured: top-1, top-5 and loss."""
+    type: Literal["classification", "zero_shot", "retrieval", "choices"] = "classification"
+    """What is measured: top-1, top-5 and loss of a classifier; top-1 and top-5 where classes are
+    only described in words (zero_shot); how well images and captions find each other (retrieval);
+    or whether the right one of some captions fits best (choices). All but the first want a text
+    tower; see docs/evaluation.md."""
     data: Split | None = None
-    """The examples to evaluate; none: data.val."""
+    """The examples to evaluate; none: data.val. Not for choices, whose file names the images.
+    Captions become tokens as in training, whatever its text says, and retrieval reads all of
+    them."""
     every: Every = "1 epochs"
     """How often; the end of the run is always evaluated."""
     batch_size: Natural | None = None
     """Images in one evaluation step over all devices; none: data.batch_size. Never changes the
     result: each example counts exactly once."""
     predictions: bool = False
-    """Whether each example's name, label, loss and best five classes are written to a file, too."""
+    """Whether each example's name, label, loss and best five classes are written to a file, too;
+    of retrieval the ranks, of choices the scores. zero_shot writes a second file, by class."""
+    prompts: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        ("a photo of a {}.",), min_length=1
+    )
+    """zero_shot: what is said of each class, with {} for its name; features of several are
+    averaged. Each entry is a text with {}, a published set by name ("openai": the 80 for ImageNet,
+    "simple": 7 of them, "food101", "cifar10" and so on), or a file with one a line."""
+    class_names: str | None = Field(None, min_length=1)
+    """zero_shot: how classes are called in prompts: a published set by name ("imagenet", "pets" and
+    so on) or a text file with one a line, in the order of the labels; none: the data's own names,
+    an underscore read as a blank."""
+    file: str | None = Field(None, min_length=1)
+    """choices: JSON file of the choices, as published for Winoground and SugarCrepe or as
+    docs/evaluation.md says, or a folder of such files, each of which is a category."""
+    images: str | None = Field(None, min_length=1)
+    """choices: folder of the images that the file names; none: the file's own."""
+    transform: str | None = None
+    """choices: from the stored image to the image, as in a split; none: that of data.val."""
 
 
 class Mesh(Section):

@@ -120,6 +120,12 @@ def plain(value: Any) -> Any:
     return value
 
 
+def beside(file: str, name: str) -> ModuleType:
+    """Another config file of the same folder as a module, for recipes that differ in little:
+    beside(__file__, "clip_b32.py").get_config("variant=B/16")."""
+    return _import(Path(file).parent / name)
+
+
 def _import(file: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)
     module = importlib.util.module_from_spec(spec)

@@ -8,6 +8,7 @@ import importlib
 _HOME = {
     "train_stream": "stream",
     "eval_stream": "stream",
+    "file_stream": "stream",
     "BatchStream": "stream",
     "Skipped": "examples",
     "Skips": "skips",

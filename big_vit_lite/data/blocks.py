@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Int32
 
 from big_vit_lite.config import InputError, RunError
-from big_vit_lite.data.examples import TRIES, Draws, Examples, Skipped
+from big_vit_lite.data.examples import CAPTIONS, TRIES, Draws, Examples, Skipped
 from big_vit_lite.data.order import Order
 from big_vit_lite.data.sources.base import BadExample, Source
 
@@ -78,11 +78,20 @@ def _require_alike(member: Examples, name: str, first: Examples, first_name: str
         )
 
 
+class Captions(NamedTuple):
+    """All captions of one image."""
+
+    index: int  # row of the image in the split, as in a batch's "index"
+    tokens: Int32[np.ndarray, "captions length"]
+
+
 class Block(NamedTuple):
-    """Some rows of a batch, and the examples that could not be used for them."""
+    """Some rows of a batch, the examples that could not be used for them, and all captions of the
+    others where they are asked for."""
 
     arrays: Arrays
     skipped: tuple[Skipped, ...]
+    captions: tuple[Captions, ...] = ()
 
 
 class Blocks:
@@ -99,6 +108,7 @@ class Blocks:
     def __init__(self, pool: Pool, order: Order, batch_size: int, evaluating: bool):
         self.pool, self.order, self.batch_size = pool, order, batch_size
         self.evaluating = evaluating
+        self.every_caption = pool.members[0].every_caption
         self.keys: dict[str, tuple[tuple[int, ...], Any]] = dict(pool.keys)
         if evaluating:
             self.keys |= {"mask": ((), np.dtype(bool)), "index": ((), np.dtype(np.int32))}
@@ -117,6 +127,7 @@ class Blocks:
         }
         good = np.zeros(len(rows), bool)
         skipped: list[Skipped] = []
+        captions: list[Captions] = []
         draws: dict[int, Draws] = {}
         for row, (position, visit) in enumerate(
             zip(positions.tolist(), visits.tolist(), strict=True)
@@ -128,12 +139,14 @@ class Blocks:
                 draw = draws.get(k) or draws.setdefault(k, Draws(member.seed))
                 example = self._usable(member, place, visit, draw, skipped)
             good[row] = example is not None
+            if example is not None and self.every_caption:
+                captions.append(Captions(self.pool.row_of(position), example[CAPTIONS]))
             for key, values in arrays.items():
                 values[row] = 0 if example is None else example[key]
         if self.evaluating:
             arrays["mask"] = good
             arrays["index"] = self.split_rows(positions).astype(np.int32)
-        return Block(arrays, tuple(skipped))
+        return Block(arrays, tuple(skipped), tuple(captions))
 
     def _usable(
         self, member: Examples, i: int, visit: int, draws: Draws, skipped: list[Skipped]
@@ -167,7 +180,8 @@ def joined(blocks: Sequence[Block]) -> Block:
         parts = [b.arrays[key] for b in blocks]
         whole = _aligned((sum(map(len, parts)), *first.shape[1:]), first.dtype)
         arrays[key] = np.concatenate(parts, out=whole)
-    return Block(arrays, tuple(s for b in blocks for s in b.skipped))
+    skipped = tuple(s for b in blocks for s in b.skipped)
+    return Block(arrays, skipped, tuple(c for b in blocks for c in b.captions))
 
 
 def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

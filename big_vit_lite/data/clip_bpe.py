@@ -12,6 +12,7 @@ import hashlib
 import html
 import re
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 _MERGES = 48_894  # of the 262,144 in the published file those that CLIP knows
@@ -86,6 +87,16 @@ class ClipBPE:
             ids += self._word(word)
         return ids
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """Words with a blank between any two, as the original; what is no character is U+FFFD."""
+        written = "".join(self._symbols[i] for i in ids)
+        words = (bytes(map(_byte_of().get, word)) for word in written.split("</w>"))
+        return b" ".join(words).decode("utf-8", "replace").strip()
+
+    @functools.cached_property
+    def _symbols(self) -> list[str]:
+        return list(self._ids)
+
     def token_id(self, token: str) -> int | None:
         """Id of a symbol as the vocabulary writes it; None where there is none."""
         return self._ids.get(token)
@@ -148,3 +159,8 @@ def _letters() -> list[str]:
     bytes_ = _printable_first()
     printable = bytes_.index(0)
     return [chr(b) for b in bytes_[:printable]] + [chr(256 + i) for i in range(256 - printable)]
+
+
+@functools.cache
+def _byte_of() -> dict[str, int]:
+    return dict(zip(_letters(), _printable_first(), strict=True))

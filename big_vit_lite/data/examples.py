@@ -16,6 +16,7 @@ from big_vit_lite.data.transforms.op import Image, ImageFault
 
 DECODED_BYTES = 1 << 30  # data sets whose decoded images fit are decoded once, not once an epoch
 TRIES = 16  # replacements of one bad example before the data is given up
+CAPTIONS = "captions"  # key of all captions of an example, of which each may have another number
 
 
 class Skipped(NamedTuple):
@@ -49,10 +50,13 @@ class Examples:
 
     Args:
       text: tokens of a caption, for sources that give captions; has `length`.
-      captions: which caption is taken: random, each (in turn from visit to visit) or first.
+      captions: which caption is taken: random, each (in turn from visit to visit) or first; or
+        "all": examples hold the tokens of all of them, (captions, length), under "captions".
 
     Attributes:
-      keys: shape and dtype of what an example holds, by key of the batch.
+      keys: shape and dtype of what an example holds, by key of the batch; without "captions", whose
+        number differs.
+      every_caption: whether examples hold "captions".
 
     Raises:
       InputError: examples of different shapes leave the transform.
@@ -68,12 +72,13 @@ class Examples:
         text: Any = None,
         captions: str = "random",
     ):
-        self.source, self.seed = source, seed
-        self._transform, self._text, self._captions = transform, text, captions
+        self.source, self.seed, self.text = source, seed, text
+        self._transform, self._captions = transform, captions
+        self.every_caption = text is not None and captions == "all"
         self._kept = _Kept(len(source), decoded_bytes) if transform.decodes else None
         self.keys: dict[str, tuple[tuple[int, ...], Any]] = {}
         first = self._first()
-        self.keys = {key: (np.shape(v), _dtype(v)) for key, v in first.items()}
+        self.keys = {k: (np.shape(v), _dtype(v)) for k, v in first.items() if k != CAPTIONS}
 
     def __len__(self) -> int:
         return len(self.source)
@@ -99,9 +104,12 @@ class Examples:
         try:
             example, image = self._image(i, rng)
             made = image if isinstance(image, dict) else {"image": image}
-            if self._text is not None:
+            if self.every_caption:
+                tokens = [self.text(caption, rng) for caption in example["captions"]]
+                made[CAPTIONS] = np.stack(tokens)
+            elif self.text is not None:
                 captions = example["captions"]
-                made["text"] = self._text(captions[self._which(len(captions), visit, rng)], rng)
+                made["text"] = self.text(captions[self._which(len(captions), visit, rng)], rng)
         except (InputError, RunError):
             raise
         except (ImageFault, TextFault) as error:
@@ -137,7 +145,7 @@ class Examples:
                     f"{self.source.name_of(i)}: the image is stored as bytes; "
                     "begin the transform with decode"
                 )
-            if self.keys and np.shape(value) != self.keys[key][0]:
+            if key in self.keys and np.shape(value) != self.keys[key][0]:
                 shape = self.keys[key][0]
                 raise InputError(
                     f"{self.source.name_of(i)}: the transform makes an {key} of shape "

@@ -19,7 +19,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,6 +30,7 @@ import numpy as np
 
 from big_vit_lite.config import InputError, RunError, Split
 from big_vit_lite.data import files, prepared, records, shard_writers, sources
+from big_vit_lite.data.computed import Computed
 from big_vit_lite.data.prepared import Shard
 from big_vit_lite.data.reencode import Reencode
 from big_vit_lite.data.sources.base import BadExample, Example, Source
@@ -48,7 +49,7 @@ class Options:
       out: the folder, made where it is not there.
       name: of the split in the names of the shards.
       format: of the shards.
-      images: what is done to the images.
+      images: what is done to the images, or what stands in their place.
       shuffle_seed: of the order of the examples over all shards; None: that of the source.
       shards: how many; None: as many as have about `shard_mib` MiB each.
       skip_limit: most examples that may be left out.
@@ -58,7 +59,7 @@ class Options:
     out: Path
     name: str = "train"
     format: shard_writers.Format = "arrayrecord"
-    images: Reencode = Reencode()
+    images: Reencode | Computed = Reencode()
     shuffle_seed: int | None = None
     shards: int | None = None
     shard_mib: int = 256
@@ -115,6 +116,7 @@ class _Preparation:
     def __init__(self, source: Source, split: Split, options: Options, say: Callable[[str], None]):
         self._source, self._split, self._options, self._say = source, split, options, say
         self._work = options.out / f".prepare-{options.name}"
+        self._holds = options.images.holds
         wanted = sources.columns_of(split)
         keys = {"label": wanted.labels, "captions": wanted.captions}
         self._keys = {key for key, there in keys.items() if there}
@@ -164,7 +166,7 @@ class _Preparation:
             fields["path"] = files.normal(self._split.path)
             if not files.is_url(fields["path"]):
                 fields["path"] = os.path.abspath(fields["path"])
-        fields |= dataclasses.asdict(options.images)
+        fields |= options.images.settings()
         fields |= {"to": options.format, "shuffle_seed": options.shuffle_seed}
         fields |= {"shards": options.shards, "number of examples": len(self._source)}
         fields["shard_mib"] = options.shard_mib if options.shards is None else None
@@ -211,7 +213,7 @@ class _Preparation:
         n, sizes = len(self._source), []
         for row in np.unique(np.linspace(0, n - 1, SAMPLE).astype(int)).tolist():
             with suppress(BadExample):
-                example = self._example(row)
+                example = self._example(row, self._options.images)
                 texts = sum(map(len, example.get("captions", ())))
                 sizes.append(len(example["image"]) + texts + 32)
         return float(np.mean(sizes)) if sizes else 0.0
@@ -239,11 +241,22 @@ class _Preparation:
 
     # One example, one shard, all shards.
 
-    def _example(self, row: int) -> Example:
+    def _examples(self, rows: list[int]) -> Iterator[tuple[int, Example | BadExample]]:
+        """Each row's example as it is stored, or why it cannot be used."""
+        for row, image in zip(rows, self._options.images.for_rows(rows), strict=True):
+            if self._stop.is_set():
+                raise _Stopped
+            try:
+                example: Example | BadExample = self._example(row, image)
+            except BadExample as error:
+                example = error
+            yield row, example
+
+    def _example(self, row: int, stored: Callable[[Any], bytes]) -> Example:
         """As it is stored. Raises BadExample, naming it, where it cannot be used."""
         try:
             example = self._source[row]
-            example["image"] = self._options.images(example["image"])
+            example["image"] = stored(example["image"])
         except (InputError, RunError):
             raise
         except ImageFault as error:
@@ -262,15 +275,13 @@ class _Preparation:
         try:
             if self._stop.is_set():
                 raise _Stopped
-            writer = shard_writers.open_writer(self._options.format, part, self._keys, classes)
+            writer = shard_writers.open_writer(
+                self._options.format, part, self._keys, classes, self._holds
+            )
             try:
-                for row in rows:
-                    if self._stop.is_set():
-                        raise _Stopped
-                    try:
-                        example = self._example(row)
-                    except BadExample as error:
-                        skipped.append(" ".join(str(error).splitlines()))
+                for row, example in self._examples(rows):
+                    if isinstance(example, BadExample):
+                        skipped.append(" ".join(str(example).splitlines()))
                         self._note(skipped[-1], counts)
                         continue
                     writer.write(example, self._origin(row))
@@ -367,7 +378,7 @@ class _Preparation:
             count = sum(notes.records for notes in shards.values())
             names = self._source.class_names if self._with_labels else None
             prepared.write_schema(
-                options.out, {options.name: count}, names, "captions" in self._keys
+                options.out, {options.name: count}, names, "captions" in self._keys, self._holds
             )
         prepared.write_checksums(options.out, options.name, shards, settings, self._with_labels)
 

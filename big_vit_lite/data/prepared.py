@@ -68,10 +68,14 @@ def write_checksums(
 
 
 def write_schema(
-    out: Path, counts: dict[str, int], class_names: tuple[str, ...] | None, captions: bool
+    out: Path,
+    counts: dict[str, int],
+    class_names: tuple[str, ...] | None,
+    captions: bool,
+    image: str = "image",
 ) -> None:
-    """schema.json with the records of further splits."""
-    schema: dict[str, Any] = {"encoding": "msgpack", "image": "image", "records": {}}
+    """schema.json with the records of further splits; `image` is the field in its place."""
+    schema: dict[str, Any] = {"encoding": "msgpack", "image": image, "records": {}}
     if (out / records.SCHEMA).exists():
         schema |= json.loads((out / records.SCHEMA).read_bytes())
     if class_names is not None:

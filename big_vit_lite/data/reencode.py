@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from big_vit_lite.config import InputError
 from big_vit_lite.data.transforms import decode
@@ -32,6 +34,15 @@ class Reencode:
     format: ImageFormat | None = None
     quality: int = 95
     unchecked: bool = False
+    holds: ClassVar[str] = "image"
+
+    def settings(self) -> dict[str, Any]:
+        """All that the bytes depend on."""
+        return dataclasses.asdict(self)
+
+    def for_rows(self, rows: Sequence[int]) -> list[Callable[[Any], bytes]]:
+        """What makes the bytes of each row's image."""
+        return [self] * len(rows)
 
     def __call__(self, image: Any) -> bytes:
         """The bytes to store for `image`, bytes or pixels uint8 (H, W, C).

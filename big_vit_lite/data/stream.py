@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import os
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -29,6 +29,7 @@ from big_vit_lite.data.prefetch import Prefetched
 
 if TYPE_CHECKING:
     from big_vit_lite.config import Data, Split
+    from big_vit_lite.data.text import TextTransform
 
 BLOCK = 64  # examples one thread makes at a time: large batches are shared out, small ones whole
 MOST_THREADS = 16
@@ -45,6 +46,8 @@ def train_stream(data: Data, seed: int, mesh: jax.sharding.Mesh | None = None) -
     # The orders and augmentations of a mixture's members are unrelated.
     seeds = {where: seed if where == "data.train" else _seed(seed, where) for where in splits}
     members = [_examples(s, seeds[where], where, shared) for where, s in splits.items()]
+    for (where, s), m in zip(splits.items(), members, strict=True):
+        _require_classes(s, m, where)
     orders = [
         sampled(s.sampler, len(m), m.source.labels, s.repeats, seeds[where])
         for (where, s), m in zip(splits.items(), members, strict=True)
@@ -65,6 +68,7 @@ def eval_stream(
     mesh: jax.sharding.Mesh | None = None,
     data: Data | None = None,
     where: str = "data.val",
+    text: TextTransform | None = None,
 ) -> BatchStream:
     """Every example of `split` once, in order; the last batch is filled up and masked.
 
@@ -74,11 +78,44 @@ def eval_stream(
     Args:
       data: whose threads, workers and prefetch_mib hold here too.
       where: name of the split's section in the config, for error texts.
+      text: with it, `text` and `captions` of the split do not count: all captions of each image are
+        read and become tokens by this. They stand beside the arrays, as their number differs:
+        "captions" of a batch is a tuple of Captions, of the images that this process has read. An
+        image without a caption cannot be used.
 
     Raises:
       InputError: as train_stream.
     """
-    examples = _examples(split, 0, where, DECODED_BYTES)
+    if text is None:
+        examples = _examples(split, 0, where, DECODED_BYTES)
+    else:
+        source = sources.build(split.model_copy(update={"text": text.text}), where)
+        transform = transforms.parse(split.transform, f"{where}.transform")
+        examples = Examples(source, transform, 0, DECODED_BYTES, text, "all")
+    return _once(examples, batch_size, mesh, data, where)
+
+
+def file_stream(
+    paths: Sequence[str],
+    transform: str,
+    batch_size: int,
+    mesh: jax.sharding.Mesh | None = None,
+    data: Data | None = None,
+    where: str = "data.val",
+) -> BatchStream:
+    """As eval_stream, of image files by their paths; "index" is the place in `paths`."""
+    source = sources.ImageFiles(paths)
+    examples = Examples(source, transforms.parse(transform, f"{where}.transform"), 0)
+    return _once(examples, batch_size, mesh, data, where)
+
+
+def _once(
+    examples: Examples,
+    batch_size: int,
+    mesh: jax.sharding.Mesh | None,
+    data: Data | None,
+    where: str,
+) -> BatchStream:
     settings = (data.threads, data.workers, data.prefetch_mib) if data else (None, 0, 512)
     blocks = Blocks(Pool([examples], [where]), Once(len(examples)), batch_size, evaluating=True)
     batches = -(-len(examples) // batch_size)
@@ -91,6 +128,7 @@ class BatchStream:
     Attributes:
       examples: number of examples in an epoch.
       class_names: names by label; empty where examples have no labels.
+      batch_size: rows of a global batch.
       spec: {key: jax.ShapeDtypeStruct} of a global batch, with shardings where there is a mesh.
     """
 
@@ -104,17 +142,17 @@ class BatchStream:
         prefetch_mib: int,
         where: str,
     ):
-        self._blocks, self._batches, self._batch_size = blocks, batches, blocks.batch_size
+        self._blocks, self._batches, self.batch_size = blocks, batches, blocks.batch_size
         self._threads = _cores() if threads is None else threads
         self._workers, self._prefetch_bytes = workers, prefetch_mib << 20
         self._sharding = None if mesh is None else parallel.batch_sharding(mesh)
         self.examples = blocks.order.epoch
         self.class_names = blocks.pool.class_names
         if mesh is not None:
-            _require_divides(self._batch_size, self._sharding, where)
+            _require_divides(self.batch_size, self._sharding, where)
         self._rows = self.rows()
         self.spec = {
-            key: jax.ShapeDtypeStruct((self._batch_size, *shape), dtype, sharding=self._sharding)
+            key: jax.ShapeDtypeStruct((self.batch_size, *shape), dtype, sharding=self._sharding)
             for key, (shape, dtype) in blocks.keys.items()
         }
 
@@ -125,20 +163,30 @@ class BatchStream:
 
     def indices(self, i: int) -> Int[np.ndarray, " b"]:
         """Rows of batch `i` in the split, before any `part`: see name_of. -1 on padding."""
-        ranks = i * self._batch_size + np.arange(self._batch_size)
+        ranks = i * self.batch_size + np.arange(self.batch_size)
         return self._blocks.split_rows(self._blocks.order(ranks)[0])
 
     def name_of(self, row: int) -> str:
         """File or row behind an entry of `indices` or of a batch's "index"."""
         return self._blocks.pool.name_of(int(row))
 
+    def captions(self, i: int, tokens: Int[np.ndarray, "b length"]) -> list[str]:
+        """What the tokens of batch `i`, whole or its first rows, say: see TextTransform.caption."""
+        ranks = i * self._batch_size + np.arange(len(tokens))
+        positions = self._blocks.order(ranks)[0].tolist()
+        members, member_of = self._blocks.pool.members, self._blocks.pool.member_of
+        return [
+            members[member_of(position)[0]].text.caption(row) if position >= 0 else ""
+            for position, row in zip(positions, tokens, strict=True)
+        ]
+
     def rows(self, devices: Collection[jax.Device] | None = None) -> Int[np.ndarray, " r"]:
         """Rows of the global batch on `devices`, ascending (default: those of this process)."""
         if self._sharding is None:
-            return np.arange(self._batch_size)
-        spans = self._sharding.devices_indices_map((self._batch_size,))
+            return np.arange(self.batch_size)
+        spans = self._sharding.devices_indices_map((self.batch_size,))
         own = self._sharding.addressable_devices if devices is None else devices
-        held = {spans[device][0].indices(self._batch_size)[:2] for device in own}
+        held = {spans[device][0].indices(self.batch_size)[:2] for device in own}
         return np.concatenate([np.arange(*span) for span in sorted(held)])
 
     def host_batch(self, i: int, devices: Collection[jax.Device] | None = None) -> Arrays:
@@ -153,7 +201,7 @@ class BatchStream:
         """Batch `i` as global arrays, made here and now; `iterate` makes them ahead."""
         if i < 0 or (self._batches is not None and i >= self._batches):
             raise IndexError(f"batch {i} of a stream of {self._batches or 'endless'} batches")
-        return self._to_devices(self.host_batch(i))
+        return self._join([self.host_block(i)])[0]
 
     def iterate(self, start: int = 0, stop: int | None = None) -> Prefetched[dict[str, jax.Array]]:
         """Batches start, start + 1, ..., stop - 1 as global arrays, made in the background.
@@ -193,20 +241,26 @@ class BatchStream:
 
     def _join(self, blocks: list[Block]) -> tuple[dict[str, jax.Array], tuple[Skipped, ...]]:
         whole = joined(blocks)
-        return self._to_devices(whole.arrays), whole.skipped
+        batch: dict[str, Any] = self.to_devices(whole.arrays)
+        if self._blocks.every_caption:
+            batch["captions"] = whole.captions
+        return batch, whole.skipped
 
-    def _to_devices(self, host: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    def to_devices(self, host: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Global arrays from this process's rows of them, `rows()`, laid out as batches are."""
         if self._sharding is None:
             return jax.device_put(host)
 
         def shard_of(array: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
-            start, stop, _ = index[0].indices(self._batch_size)
+            start, stop, _ = index[0].indices(self.batch_size)
             offset = int(np.searchsorted(self._rows, start))
             return array[offset : offset + stop - start]
 
         return {
             key: jax.make_array_from_callback(
-                self.spec[key].shape, self._sharding, functools.partial(shard_of, array)
+                (self.batch_size, *array.shape[1:]),
+                self._sharding,
+                functools.partial(shard_of, array),
             )
             for key, array in host.items()
         }
@@ -245,6 +299,14 @@ def _examples(split: Split, seed: int, where: str, decoded_bytes: int) -> Exampl
         text = grammar.parse(split.text, f"{where}.text")
     source = sources.build(split, where)
     return Examples(source, transform, seed, decoded_bytes, text, split.captions)
+
+
+def _require_classes(split: Split, examples: Examples, where: str) -> None:
+    if split.sampler != "shuffle" and not examples.source.class_names:
+        raise InputError(
+            f'{where}.sampler "{split.sampler}" goes by classes, and beside text no labels are '
+            f"read; name them with {where}.label_key, or take sampler shuffle"
+        )
 
 
 def _seed(seed: int, where: str) -> int:

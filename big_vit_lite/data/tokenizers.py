@@ -17,6 +17,7 @@ import functools
 import hashlib
 import importlib.util
 import os
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from big_vit_lite.data import files
@@ -49,6 +50,9 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """Ids of the text, without start and end."""
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids without start, end and padding, as far as the tokenizer kept it."""
+
     def token_id(self, token: str) -> int | None:
         """Id of one token as the vocabulary writes it; None where there is none."""
 
@@ -64,6 +68,9 @@ class Bytes:
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(i for i in ids if i < 256).decode("utf-8", "replace")
 
     def token_id(self, token: str) -> int | None:
         data = token.encode()
@@ -98,6 +105,9 @@ class JsonTokenizer:
     def encode(self, text: str) -> list[int]:
         return self._library.encode(text, add_special_tokens=False).ids
 
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._library.decode(list(ids))
+
     def token_id(self, token: str) -> int | None:
         return self._library.token_to_id(token)
 
@@ -131,6 +141,9 @@ class SentencePiece:
     def encode(self, text: str) -> list[int]:
         return self._library.encode(text)
 
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._library.decode(list(ids))
+
     def token_id(self, token: str) -> int | None:
         found = self._library.piece_to_id(token)
         return found if self._library.id_to_piece(found) == token else None
@@ -142,16 +155,26 @@ def require(name: Any) -> None:
     Raises:
       ValueError: it is not, or it is no tokenizer; says what to do.
     """
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"a tokenizer is bytes, clip or a file, not {name!r}")
+    require_name(name)
     if name == "bytes":
         return
-    kind = _kind(name)
-    require_libraries(kind)
+    require_libraries(_kind(name))
     if name == "clip":
         _carried()
     elif not files.is_url(name) and not files.is_file(files.normal(name)):
         raise WholeFault(f"{name} is not there; name the vocabulary's file")
+
+
+def require_name(name: Any) -> None:
+    """`name` says which tokenizer is meant; nothing need be there.
+
+    Raises:
+      ValueError: it does not.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"a tokenizer is bytes, clip or a file, not {name!r}")
+    if name != "bytes":
+        _kind(name)
 
 
 def require_libraries(kind: str) -> None:

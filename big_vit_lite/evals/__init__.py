@@ -1,4 +1,9 @@
-"""Evaluations: each runs over a finite stream, sees every example once, and returns numbers."""
+"""Evaluations: each runs over a finite stream, sees every example once, and returns numbers.
+
+Each type is a module here, under the name that configs give it. Its `prepare(setting)` gives a
+stream, and an object that measures: run(params, stream, predictions, skipped) -> {metric: number},
+and `notes`, lines that the first measurement says.
+"""
 
 import functools
 import importlib
@@ -8,7 +13,47 @@ from typing import Any, NamedTuple
 
 from big_vit_lite import config, data, parallel
 
-TYPES = {"classification": "big_vit_lite.evals.classification"}
+
+class Setting(NamedTuple):
+    """What one evaluation of a run is made from.
+
+    Attributes:
+        made: what evaluations share, such as compiled functions, by what it depends on.
+    """
+
+    name: str
+    options: config.Eval
+    run: config.Run
+    task: Any
+    mesh: Any
+    class_names: tuple[str, ...]  # of the training data
+    made: dict[Any, Any]
+
+    @property
+    def split(self) -> config.Split:
+        """The examples to evaluate."""
+        return self.options.data or self.run.data.val
+
+    @property
+    def where(self) -> str:
+        """The split's section in the config."""
+        return f"evals.{self.name}.data" if self.options.data else "data.val"
+
+    @property
+    def batch_size(self) -> int:
+        return self.options.batch_size or self.run.data.batch_size
+
+    def shared(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gives, once for all evaluations of the run with an equal `key`."""
+        if key not in self.made:
+            self.made[key] = make()
+        return self.made[key]
+
+    def shared_features(self) -> Any:
+        """The two towers, compiled once for all evaluations."""
+        from big_vit_lite.evals.features import Features
+
+        return self.shared("features", lambda: Features(self.task, self.mesh))
 
 
 class Scheduled(NamedTuple):
@@ -30,41 +75,27 @@ def build(run: config.Run, task, mesh, batches, steps: int) -> list[Scheduled]:
     """The evaluations of `run.evals`.
 
     Args:
-        task: what is evaluated; see tasks.
-        batches: the training stream: its class names are the ones that labels must agree with.
+        task: what is evaluated; see tasks. All types but classification want `encode_image`,
+            `encode_text` and `text`; see features.Features.
+        batches: the training stream: its class names are the ones that a classifier's labels must
+            agree with.
         steps: length of the run.
 
     Raises:
-        InputError: an evaluation without data, or with other classes than the training data.
+        InputError: an evaluation without data, or with data that it cannot use.
     """
-    scheduled, compiled = [], {}
+    scheduled, made = [], {}
     for name, options in run.evals.items():
-        split = options.data or run.data.val
-        if split is None:
+        if options.type != "choices" and (options.data or run.data.val) is None:
             raise config.InputError(
                 f"evals.{name}.data: neither it nor data.val is set; name the examples to evaluate."
             )
-        stream = data.eval_stream(
-            split,
-            options.batch_size or run.data.batch_size,
-            mesh,
-            run.data,
-            f"evals.{name}.data" if options.data else "data.val",
-        )
-        check_classes(name, stream.class_names, batches.class_names)
-        if options.type not in compiled:
-            module = importlib.import_module(TYPES[options.type])
-            compiled[options.type] = module.Evaluation(task, mesh)
+        setting = Setting(name, options, run, task, mesh, batches.class_names, made)
+        module = importlib.import_module(f"{__name__}.{options.type}")
+        stream, evaluation = module.prepare(setting)
         every = config.steps_of(options.every, run, batches.examples, steps)
         scheduled.append(
-            Scheduled(
-                name,
-                every,
-                stream,
-                compiled[options.type],
-                options.predictions,
-                run.data.skip_limit,
-            )
+            Scheduled(name, every, stream, evaluation, options.predictions, run.data.skip_limit)
         )
     return scheduled
 
@@ -100,6 +131,8 @@ def measure(
         RunError: more of them than `skip_limit`.
     """
     metrics = {}
+    while parallel.is_first() and scheduled.evaluation.notes:
+        say(scheduled.evaluation.notes.pop(0))
     for kind, prefix in (("params", scheduled.name), ("ema", f"{scheduled.name}/ema")):
         if kind not in state:
             continue

@@ -10,22 +10,38 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from big_vit_lite import config
+from big_vit_lite import config, data, evals
 from big_vit_lite.parallel import replicated
 
 
-def rank_of_label(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def rank_of_label(logits: jax.Array, labels: jax.Array, tie: float = 0.0) -> jax.Array:
     """How many classes score at least as high as the label's, itself not counted (b,).
 
     Ties count against us: a constant predictor is not right by luck of the order. NaN logits rank
-    last.
+    last. Scores nearer than `tie` are equal.
     """
     own = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[:, None], axis=-1)
-    return logits.shape[-1] - 1 - jnp.sum(logits < own, axis=-1)
+    return logits.shape[-1] - 1 - jnp.sum(logits < own - tie, axis=-1)
+
+
+def prepare(setting) -> tuple[Any, "Evaluation"]:
+    """The stream and the evaluation of a run's evaluation; see evals.Setting.
+
+    Raises:
+        InputError: data that cannot be read, or with other classes than the training data.
+    """
+    stream = data.eval_stream(
+        setting.split, setting.batch_size, setting.mesh, setting.run.data, setting.where
+    )
+    evals.check_classes(setting.name, stream.class_names, setting.class_names)
+    made = setting.shared("classification", lambda: Evaluation(setting.task, setting.mesh))
+    return stream, made
 
 
 class Evaluation:
     """Classification accuracy; compiled once, used for raw and averaged weights alike."""
+
+    notes: list[str] = []
 
     def __init__(self, task, mesh: Mesh):
         def evaluate_batch(params, batch):

@@ -83,7 +83,7 @@ def _pair(value: int | tuple[int, int] | None) -> tuple[int, int] | None:
 def _is_here(run: Run) -> bool:
     """Whether all that trains lies on this machine."""
     for split in (run.data.train, *run.data.mix.values()):
-        if split.source in ("digits", "synthetic"):
+        if split.source in ("digit_pairs", "digits", "synthetic"):
             continue
         if not split.path or "://" in split.path:
             return False

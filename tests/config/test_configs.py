@@ -8,7 +8,7 @@ from big_vit_lite import checks, config
 from big_vit_lite.config import source
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-NAMES = sorted(file.stem for file in CONFIGS.glob("*.py"))
+NAMES = sorted(file.stem for file in CONFIGS.glob("[!_]*.py"))
 NO_PATHS = tuple(check for check in checks.STATIC if check is not checks.paths)
 
 
@@ -38,7 +38,7 @@ def test_tiny_needs_no_files_and_few_steps(name):
     assert run.steps == 4
     assert config.steps_of(run.checkpoint.every, run) == 2
     for _, split in config.splits(run):
-        assert split.source in ("digits", "synthetic")
+        assert split.source in ("digits", "digit_pairs", "synthetic")
     full = load(name)
     assert (run.model.pool, run.model.positions) == (full.model.pool, full.model.positions)
     assert run.task == full.task and run.data.mean == full.data.mean
@@ -83,6 +83,58 @@ def test_vit_s16_is_the_published_recipe():
     assert run.data.train.transform.endswith("|flip|randaugment(2,10)")
     assert run.data.train.part == "rest(1%, seed=0)"
     assert run.evals["minival"].data.part == "held_out(1%, seed=0)"
+
+
+def test_clip_is_the_published_recipe():
+    run = load("clip_b32")
+    assert (run.epochs, run.data.batch_size) == (32, 32_768)
+    o = run.optim
+    assert (o.lr, o.b1, o.b2, o.eps, o.weight_decay) == (5e-4, 0.9, 0.98, 1e-6, 0.2)
+    assert (o.warmup, o.schedule) == (2000, "cosine")
+    for tower in (run.model, run.text):
+        assert (tower.activation, tower.norm_eps, tower.init) == ("quick", 1e-5, "clip")
+    assert (run.joint.features, run.joint.max_logit_scale) == (512, 100)
+    assert run.joint.logit_scale == pytest.approx(1 / 0.07)
+    assert load("clip_b16").model == run.model.model_copy(update={"variant": "B/16"})
+    large = load("clip_b32", "variant=L/14@336,imagenet=there")
+    assert (large.name, large.text.variant, large.joint.features) == ("clip_l14_336", "B", 768)
+    assert "336" in large.data.train.transform and "336" in large.evals["imagenet"].data.transform
+    assert large.evals["imagenet"].prompts == ("openai",)
+    resnet = load("clip_b32", "variant=RN50x4")
+    assert (resnet.model.variant, resnet.model.batch_norm, resnet.text.width) == (
+        "RN50x4", "batch", 640
+    )  # fmt: skip
+    assert (resnet.optim.b2, resnet.optim.eps) == (0.999, 1e-8)
+    with pytest.raises(config.InputError, match='variant = "B/8": wants B/32, B/16'):
+        load("clip_b32", "variant=B/8")
+
+
+def test_siglip_is_the_published_recipe():
+    run = load("siglip_b16")
+    assert (run.task.loss, run.joint.logit_scale, run.joint.logit_bias) == ("sigmoid", 10, -10)
+    assert (run.text.causal, run.text.pool, run.text.vocabulary) == (False, "last", 32_000)
+    assert run.data.train.text.startswith("canonicalize|") and "pad(64, 1)" in run.data.train.text
+    assert (run.optim.lr, run.optim.b2, run.data.batch_size) == (1e-3, 0.95, 32_768)
+    assert load("siglip_b16", "variant=So400m/14,side=384").model.drop_edge
+    assert not load("siglip_b16", "variant=So400m/14").model.drop_edge
+
+
+def test_lit_locks_the_image_tower_and_takes_it_from_a_classifier():
+    run = load("lit_b16", "init=runs/vit,features=on")
+    assert run.optim.lr_rules == (("^img/", 0.0), (".*", 1.0))
+    assert run.init_rules[0] == ("^(head|pre_logits)/", "skip")
+    assert run.data.train.transform == "features(768)" and run.data.train.image_key == "npy"
+    assert load("lit_b16").data.train.transform == "decode|resize(224)"
+    assert load("lit_b16").init is None
+
+
+def test_coca_is_clip_with_a_decoder():
+    run, clip = load("coca_b32"), load("clip_b32")
+    assert (run.task.name, run.task.caption_weight, run.decoder.queries) == ("coca", 2, 256)
+    assert (run.text.pool, run.text.pad_id, run.model.activation) == ("cls", 0, "erf")
+    assert run.data.train.text.endswith("|truncate(76)|pad(76)")
+    assert run.data.train.transform == clip.data.train.transform
+    assert load("coca_b32", "variant=L/14").joint.features == 768
 
 
 def test_quickstart_parts():

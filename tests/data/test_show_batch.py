@@ -68,11 +68,50 @@ def test_views_and_patches_are_shown_as_images(tool):
     assert [title.split(" ", 2)[2] for title, _ in shown[:3]] == ["whole", "local 0", "local 1"]
 
 
+def test_captions_stand_beneath_their_images(tool, tmp_path, monkeypatch):
+    file, out = tmp_path / "pairs.py", tmp_path / "pairs.png"
+    file.write_text(
+        CONFIG.replace('source="synthetic", transform="flip"', 'source="digit_pairs", '
+        "transform='decode(1)', text=\"tokenize('bytes')|pad(40)\"")
+    )  # fmt: skip
+    drawn = []
+    monkeypatch.setattr(tool, "draw", lambda shown, *_: drawn.extend(shown))
+    tool.main(["--config", str(file), "--step", "2", "--images", "5", "--out", str(out)])
+    assert len(drawn) == 5
+
+    from big_vit_lite.config import load
+    from big_vit_lite.data import sources, train_stream
+
+    run = load(str(file))
+    stream = train_stream(run.data, run.seed)
+    source = sources.build(run.data.train)
+    for (title, image), row in zip(drawn, stream.indices(2), strict=False):
+        example = source[row]
+        assert (title,) == example["captions"]
+        assert np.array_equal(image, example["image"])
+
+
+def test_long_captions_are_wrapped_and_cut(tool, tmp_path):
+    assert tool._wrapped("a six left of a nine") == "a six left of a\nnine"
+    assert tool._wrapped("one $2 bill") == r"one \$2 bill"
+    lines = tool._wrapped("a caption of many words " * 9).split("\n")
+    assert len(lines) == tool.LINES and lines[-1].endswith(" ...")
+    assert max(map(len, lines)) <= tool.LETTERS
+    image = np.zeros((4, 4, 1), np.uint8)
+    heights = []
+    for text in ("a six", "a caption of many words " * 9, "$x_{"):
+        out = tmp_path / "drawn.png"
+        tool.draw([(text, image)], out, "title")
+        heights.append(Pillow.open(out).size[1])
+    assert heights[1] > heights[0] == heights[2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         (["--step", "-1"], "--step"),
         (["--config.data.train.transform=flp"], "flp"),
+        (["--config.data.train.transform=features(3)"], "makes features, but task"),
         (["--config.data.train.source=parquet"], "data.train.path"),
         (["--out", "/nowhere/batch.png"], "--out /nowhere/batch.png cannot be written: No such"),
     ],

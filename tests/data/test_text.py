@@ -147,10 +147,6 @@ EXAMPLE = "write for example lower|tokenize('bytes')|truncate(64)|pad(64)"
             "tokenize('byte')|pad(9)",
             "'byte' is no tokenizer: there are bytes, clip, and files that",
         ),
-        (
-            "tokenize('no.json')|pad(9)",
-            "tokenize: no.json is not there; name the vocabulary's file",
-        ),
         ("tokenize('bytes', end=1)|pad(9)", "end is True, False, a token or None, not 1"),
         ("tokenize('bytes')|truncate(0)|pad(9)", "truncate: n is a whole number from 1 on, not 0"),
         ("tokenize('bytes')|truncate(9, 1)|pad(9)", "keep_end is True or False, not 1"),
@@ -180,6 +176,9 @@ def test_tokens_that_a_vocabulary_has_not():
 
 
 def test_all_faults_are_reported_at_once():
+    wanted = "tokenize: no.json is not there; name the vocabulary's file"
+    assert text.missing("tokenize('no.json')|pad(9)") == wanted
+    assert text.missing("tokenize('bytes')|pad(9)") is None
     assert len(text.check("lowr|tokenize('bite')|pad(0)")) == 3
     assert len(text.check("pad(3)|tokenize('bytes')|lower")) == 2
 

@@ -76,6 +76,19 @@ def test_clips_rows_are_started_ended_cut_and_padded(clip_file):
     assert long.tolist() == [49406] + [320, 2368] * 37 + [320] + [49407]
 
 
+def test_clips_tokens_are_read_back_as_the_original_joins_words(clip_file):
+    transform = text.parse(f"tokenize({clip_file!r})|truncate(77)|pad(77)")
+    for words, wanted in (
+        ("A photo of a Cat.", "a photo of a cat ."),
+        ("Wow!!", "wow !!"),  # "!" pads, too
+        ("日本 🐈 naïve", "日本 🐈 naïve"),
+        ("", ""),
+    ):
+        assert transform.caption(transform(words, None)) == wanted
+    tokenizer = tokenizers.load(clip_file)
+    assert tokenizer.decode(tokenizer.encode("🐈")[:1]) == "\ufffd"
+
+
 def test_merges_apply_by_rank_from_the_left_all_at_once():
     heading = "#version: 0.2\n"
     tokenizer = ClipBPE((heading + "a a\naa a\nb c</w>\na b\nab c</w>").encode())
@@ -148,7 +161,7 @@ def test_clip_finds_the_vocabulary_of_an_installed_package(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(tokenizers, "_CARRIERS", (package,))
     tokenizers.load.cache_clear()
-    (missing,) = text.check("tokenize('clip')|pad(77)")
+    missing = text.missing("tokenize('clip')|pad(77)")
     assert missing == (
         "tokenize: clip: no installed package carries bpe_simple_vocab_16e6.txt.gz; pip install "
         "--no-deps open_clip_torch (1.5 MB), or name the file: "
@@ -230,6 +243,14 @@ def test_a_tokenizer_json_gives_its_librarys_ids(tmp_path, template, start, end)
         assert transform(words, None).tolist() == wanted + [1] * (40 - len(wanted))
 
 
+def test_tokens_of_a_tokenizer_json_are_read_back(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    json_tokenizer(path, "[CLS] $A [SEP]")
+    transform = text.parse(f"tokenize({str(path)!r})|truncate(40)|pad(40)")
+    for words in SENTENCES[:4]:
+        assert transform.caption(transform(words, None)) == words
+
+
 def test_a_tokenizer_jsons_own_padding_and_truncation_are_left_to_the_transform(tmp_path):
     path = tmp_path / "tokenizer.json"
     json_tokenizer(path, padding=True)
@@ -278,6 +299,14 @@ def test_a_sentencepiece_model_gives_its_librarys_ids(pieces):
     assert plain(words, None).tolist() == ids + [0] * (64 - len(ids))
 
 
+def test_pieces_are_read_back(pieces):
+    path, _ = pieces
+    for ops in ("pad(80, 1)", "pad(80)"):  # with what ends a text, too
+        transform = text.parse(f"tokenize({path!r})|truncate(80)|{ops}")
+        for words in SENTENCES[:4]:
+            assert transform.caption(transform(words, None)) == words
+
+
 def test_tokens_may_be_named(pieces):
     path, library = pieces
     named = text.parse(f"tokenize({path!r}, start='<unk>', end='</s>')|pad(9, '<pad>')")
@@ -309,6 +338,15 @@ def test_bytes_need_nothing():
     assert (transform.start_id, transform.end_id, transform.pad_id) == (257, 258, 256)
     bare = text.parse("tokenize('bytes', start=False, end='.')|pad(4, ' ')")
     assert bare("ab", None).tolist() == [97, 98, 46, 32]
+
+
+@pytest.mark.parametrize("ops", ["", ", start=False", ", end=False", ", end='.'"])
+def test_bytes_are_read_back(ops):
+    transform = text.parse(f"tokenize('bytes'{ops})|truncate(9)|pad(9)")
+    assert transform.caption(transform("né a.b", None)) == "né a.b"
+    assert transform.caption(transform("", None)) == ""
+    cut = text.parse("tokenize('bytes', end=False)|truncate(3)|pad(3)")
+    assert cut.caption(cut("né", None)) == "n\ufffd"
 
 
 def test_vocabularies_may_lie_on_a_store():
@@ -349,7 +387,9 @@ def test_a_library_that_is_not_installed_is_named_with_its_command(
 ):
     monkeypatch.setattr(tokenizers.importlib.util, "find_spec", lambda name: None)
     wanted = f'tokenize: {libraries} must be installed for it: pip install "big_vit_lite[{extra}]"'
-    assert text.check(f"tokenize({name!r})|pad(3)") == [wanted]
+    chain = f"tokenize({name!r})|pad(3)"
+    assert not text.check(chain)
+    assert text.missing(chain) == wanted
 
 
 def test_a_transform_is_read_again_in_another_process(pieces):

@@ -28,11 +28,11 @@ def test_pauses_are_left_out_and_rows_start_anew():
     assert metrics["speed/mfu"] == pytest.approx(16.0 * 1e9 / 4e10)
     assert pace.read() == metrics  # nothing new, so the same again
     clock.now += 1.0
-    pace.step(waited=0.0)
+    pace.step(0.0, 0.0)
     assert pace.read()["speed/images_per_s"] == pytest.approx(32.0)
 
 
 def test_no_mfu_where_the_peak_is_not_known():
-    pace = Pace(8, 1, 1e9, None)
-    pace.step(0.0)
+    pace = Pace(8, 1, None)
+    pace.step(0.0, 1e9)
     assert "speed/mfu" not in pace.read()

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from big_vit_lite.config import InputError
 from big_vit_lite.data import files, parts
 from big_vit_lite.data.sources.base import Columns, Source
+from big_vit_lite.data.sources.image_files import ImageFiles
 from big_vit_lite.data.sources.part import Part
 
 if TYPE_CHECKING:
     from big_vit_lite.config import Split
 
-__all__ = ["Columns", "Source", "build", "columns_of"]
+__all__ = ["Columns", "ImageFiles", "Source", "build", "columns_of"]
 
 _NEEDS = {
     "arrayrecord": "the folder that holds ArrayRecord shards and their schema.json",
@@ -57,12 +58,13 @@ def build(split: Split, where: str = "data.train") -> Source:
 
 def columns_of(split: Split) -> Columns:
     """What a split wants from its source: captions where it has `text`, labels where it has none
-    or names the label's key."""
+    or names the label's key. Pairs of digits always have both at hand."""
+    made_up = split.source == "digit_pairs"
     return Columns(
         image=split.image_key,
         label=split.label_key,
         caption=split.caption_key,
-        labels=not split.text or split.label_key is not None,
+        labels=made_up or not split.text or split.label_key is not None,
         captions=bool(split.text),
     )
 
@@ -71,14 +73,18 @@ def _open(split: Split, columns: Columns, where: str) -> Source:
     if split.source in ("digits", "folder", "synthetic") and columns.captions:
         raise InputError(
             f"{where}.text is set, but source {split.source} has no captions; "
-            "table, tar, parquet, arrayrecord and tfds can have them"
+            "digit_pairs, table, tar, parquet, arrayrecord and tfds can have them"
         )
-    if split.source in ("digits", "synthetic") and split.class_names is not None:
+    if split.source in ("digit_pairs", "digits", "synthetic") and split.class_names is not None:
         raise InputError(f"{where}.class_names: source {split.source} names its classes itself")
     if split.source == "arrayrecord":
         from big_vit_lite.data.sources.arrayrecord import ArrayRecord
 
         return ArrayRecord(split.path, split.split, columns, names_of(split, where), where)
+    if split.source == "digit_pairs":
+        from big_vit_lite.data.sources.digit_pairs import DigitPairs
+
+        return DigitPairs(split.examples, split.split, where)
     if split.source == "digits":
         from big_vit_lite.data.sources.digits import Digits
 

@@ -109,7 +109,7 @@ class Tokenize:
                 raise ValueError(
                     f"{name} is True, False, a token or None, not {shown(getattr(self, name))}"
                 )
-        tokenizers.require(self.tokenizer)
+        tokenizers.require_name(self.tokenizer)
 
     def __call__(self, text: str) -> list[int]:
         start, end = self.around()

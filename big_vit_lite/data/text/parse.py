@@ -10,7 +10,7 @@ fingerprint of the vocabulary it names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from big_vit_lite.config import InputError
+from big_vit_lite.data import tokenizers
 from big_vit_lite.data.grammar import Grammar
 from big_vit_lite.data.text.ops import (
     Canonicalize,
@@ -67,6 +68,18 @@ class TextTransform:
         for op in self.after:
             tokens = op(tokens, self.tokenize)
         return np.array(tokens, np.int32)
+
+    def caption(self, tokens: Sequence[int]) -> str:
+        """The text of tokens as they stand in a batch, without start, end and padding."""
+        ids = [int(token) for token in tokens]
+        start, end = map(list, self.tokenize.around())
+        while ids and ids[-1] == self.pad_id:
+            ids.pop()
+        if end and ids[-len(end) :] == end:
+            del ids[-len(end) :]
+        if start and ids[: len(start)] == start:
+            del ids[: len(start)]
+        return self.tokenize.loaded().decode(ids)
 
     def without_chance(self) -> TextTransform:
         """The same, with the first of several templates in place of one at random."""
@@ -150,8 +163,20 @@ def length(text: str) -> int:
 
 
 def check(text: str) -> list[str]:
-    """Faults of the text, one sentence each, without reading a vocabulary."""
+    """Faults of the text, one sentence each; whether its vocabulary is there says `missing`."""
     return _read(text)[1]
+
+
+def missing(text: str) -> str | None:
+    """Why the vocabulary of a faultless text cannot be read here, if it cannot."""
+    ops, _ = _read(text)
+    for op in ops:
+        if isinstance(op, Tokenize):
+            try:
+                tokenizers.require(op.tokenizer)
+            except ValueError as error:
+                return f"tokenize: {error}"
+    return None
 
 
 def _read(text: str) -> tuple[list[Any], list[str]]:

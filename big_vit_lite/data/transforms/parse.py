@@ -17,6 +17,7 @@ from big_vit_lite.data.transforms import (
     cropped,
     crops,
     erasing,
+    features,
     geometry,
     patchify,
     randaugment,
@@ -61,6 +62,7 @@ OPS: dict[str, type[Op]] = {
     "augmix": augmix.AugMix,
     "patchify": patchify.Patchify,
     "views": views.Views,
+    "features": features.Features,
 }
 GRAMMAR = Grammar(OPS, chain="decode|resize(224)|flip", single="flip or resize(224)")
 
@@ -152,6 +154,8 @@ def _read(text: str) -> tuple[list[Op], list[str]]:
     if late and not faults:
         faults.append("decode comes first and once")
     faults += [] if faults else cropped.faults(tuple(ops))
+    if len(ops) > 1 and any(isinstance(op, features.Features) for op in ops) and not faults:
+        faults.append("features stands alone; it reads what was computed before")
     early = [GRAMMAR.name_of(op) for op in ops[:-1] if isinstance(op, Several)]
     if early and not faults:
         faults.append(f"{early[0]} comes last; it makes more than one image")

@@ -14,7 +14,7 @@ from big_vit_lite.data.transforms.op import Several, Size, Specs, require_count,
 if TYPE_CHECKING:
     from big_vit_lite.data.transforms.parse import Transform
 
-RESERVED = ("index", "label", "mask", "text")
+RESERVED = ("features", "index", "label", "mask", "text")
 """Keys of a batch that hold other things."""
 
 MOST_VIEWS = 256  # of one name

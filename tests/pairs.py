@@ -1,0 +1,96 @@
+"""A small run with two towers for tests: its task and batches without any files."""
+
+import jax
+import numpy as np
+import small
+
+from big_vit_lite import config, parallel, tasks
+from big_vit_lite.parallel import training as steps
+
+IMAGE, LENGTH = (8, 8, 3), 6
+TEXT = f"lower|tokenize('bytes')|truncate({LENGTH})|pad({LENGTH})"
+SIZES = {"width": 16, "depth": 2, "heads": 2, "mlp_dim": 32}
+
+
+def make_run(batch_size=16, model=None, text=None, steps=20, data=None, **fields):
+    task = {"name": "contrastive", **fields.pop("task", {})}
+    return config.Run(
+        steps=steps,
+        model={"patch": 4, "pool": "map", **SIZES, **(model or {})},
+        text={"vocabulary": 259, **SIZES, **(text or {})},
+        task=task,
+        data={
+            "batch_size": batch_size,
+            "train": {"source": "synthetic", "transform": "", "text": TEXT},
+            **(data or {}),
+        },
+        **fields,
+    )
+
+
+def batch_spec(run, mesh, **more):
+    n, sharding = run.data.batch_size, parallel.batch_sharding(mesh)
+    shapes = {"image": (IMAGE, np.uint8), "text": ((LENGTH,), np.int32), **more}
+    return {
+        name: jax.ShapeDtypeStruct((n, *shape), dtype, sharding=sharding)
+        for name, (shape, dtype) in shapes.items()
+        if shape is not None
+    }
+
+
+def one_device():
+    return parallel.make_mesh(devices=jax.devices()[:1])
+
+
+def make_task(run, mesh=None, **more):
+    spec = batch_spec(run, mesh or one_device(), **more)
+    return tasks.build(run, tasks.build_model(run, spec, 0, "cpu"))
+
+
+def random_batch(run, mesh, step=0):
+    """Images of noise; texts of noise, padded behind an end token of different places."""
+    rng, n = np.random.default_rng(step), run.data.batch_size
+    text = rng.integers(0, 256, (n, LENGTH), np.int32)
+    ends = rng.integers(2, LENGTH, n)
+    text[np.arange(LENGTH) > ends[:, None]] = 256
+    text[np.arange(n), ends] = 258
+    arrays = {"image": rng.integers(0, 256, (n, *IMAGE), np.uint8), "text": text}
+    return jax.device_put(arrays, parallel.batch_sharding(mesh))
+
+
+def loss_and_gradients(run, sizes, count, accumulate=1, task=None):
+    """(loss, metrics, gradients by path) on `count` devices, sharded as in training."""
+    mesh = parallel.make_mesh(config.Mesh(**sizes), jax.devices()[:count])
+    run = run.model_copy(update={"mesh": config.Mesh(**sizes)})
+    task = task or make_task(run, mesh)
+    key = jax.random.key(0)
+    shardings = parallel.state_shardings(jax.eval_shape(task.init, key), mesh)
+    params = jax.jit(task.init, out_shardings=shardings)(key)
+    lock = small.make_optimizer(run, task).lock
+
+    def compute(params, batch):
+        batch = task.prepare(batch, jax.random.key(1))
+        return steps.gradients(task, params, batch, jax.random.key(2), accumulate, 1.0, lock)
+
+    with jax.set_mesh(mesh):
+        replicated = parallel.replicated(mesh)
+        compiled = jax.jit(compute, out_shardings=(replicated, replicated, shardings))
+        loss, metrics, grads = compiled(params, random_batch(run, mesh))
+    return float(loss), metrics, named(grads)
+
+
+def named(tree):
+    return {
+        parallel.path_name(path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if not parallel.path_name(path).endswith("key/bias")  # nothing but rounding
+    }
+
+
+def distance(found, wanted):
+    """Largest difference of any leaf, relative to the leaf's largest value, and its name."""
+    assert found.keys() == wanted.keys()
+    return max(
+        (np.abs(found[name] - wanted[name]).max() / (np.abs(wanted[name]).max() or 1.0), name)
+        for name in wanted
+    )

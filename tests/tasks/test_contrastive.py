@@ -1,0 +1,274 @@
+"""The contrastive task: its loss in closed form, on any mesh, in parts, locked, with a teacher."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pairs
+import pytest
+import small
+
+from big_vit_lite import config, parallel, tasks
+from big_vit_lite.tasks.teacher import Teacher
+
+SIGMOID = {"task": {"loss": "sigmoid"}, "joint": {"logit_scale": 10.0, "logit_bias": -3.0}}
+CLIP = {"joint": {"max_logit_scale": 100.0}}
+ENDS = {"pool": "end", "end_id": 258}
+
+
+def embeddings(task, params, batch):
+    """Features as evaluation has them, in float64: nothing random is on."""
+    image, text = task.encode_image(params, batch), task.encode_text(params, batch["text"])
+    return np.asarray(image, np.float64), np.asarray(text, np.float64)
+
+
+def cross_entropy(logits):
+    top = logits.max(axis=1, keepdims=True)
+    sums = np.log(np.exp(logits - top).sum(axis=1)) + top[:, 0]
+    return np.mean(sums - np.diag(logits))
+
+
+def closed_form(loss, image, text, scale, bias):
+    logits = scale * image @ text.T + (bias or 0.0)
+    if loss == "softmax":
+        return (cross_entropy(logits) + cross_entropy(logits.T)) / 2
+    signs = 2 * np.eye(len(logits)) - 1
+    return np.log1p(np.exp(-signs * logits)).sum() / len(logits)
+
+
+@pytest.mark.parametrize(("fields", "loss"), [(CLIP, "softmax"), (SIGMOID, "sigmoid")])
+def test_loss_is_the_papers_and_pairs_are_rows(fields, loss):
+    run = pairs.make_run(text=ENDS, **fields)
+    task, mesh = pairs.make_task(run), pairs.one_device()
+    params, batch = task.init(jax.random.key(0)), pairs.random_batch(run, mesh)
+    found, metrics = task.loss(params, task.prepare(batch, None), jax.random.key(1))
+    image, text = embeddings(task, params, batch)
+    scale, bias = run.joint.logit_scale, run.joint.logit_bias
+    wanted = closed_form(loss, image, text, scale, bias)
+    assert found == pytest.approx(wanted, rel=1e-5)
+    assert closed_form(loss, image, np.roll(text, 1, axis=0), scale, bias) != pytest.approx(
+        wanted, rel=1e-3
+    )
+    assert metrics["logit_scale"] == pytest.approx(scale, rel=1e-5)
+    assert metrics["similarity"] == pytest.approx((image * text).sum(-1).mean(), abs=1e-6)
+    assert ("logit_bias" in metrics) == (loss == "sigmoid")
+
+
+@pytest.mark.parametrize(
+    ("fields", "sizes"),
+    [
+        (CLIP, {"data": 2, "fsdp": 2, "tensor": 2}),
+        (SIGMOID | {"task": {"loss": "sigmoid", "form": "ring"}}, {"data": 2, "fsdp": 4}),
+    ],
+    ids=["softmax, full, tensor", "sigmoid, ring, fsdp"],
+)
+def test_loss_and_gradients_on_any_mesh_are_those_of_one_device(fields, sizes, monkeypatch):
+    monkeypatch.setattr("big_vit_lite.parallel.rules.MIN_FSDP_SIZE", 64)
+    run = pairs.make_run(text=ENDS, model={"scan": True}, **fields)
+    loss, _, grads = pairs.loss_and_gradients(run, sizes, 8)
+    wanted, _, reference = pairs.loss_and_gradients(run, {}, 1)
+    assert loss == pytest.approx(wanted, rel=1e-5)
+    worst, name = pairs.distance(grads, reference)
+    assert worst < 1e-5, name
+
+
+def test_a_batch_in_parts_has_the_whole_batchs_gradient_and_more_than_its_parts():
+    run = pairs.make_run(text=ENDS, **SIGMOID)
+    loss, metrics, grads = pairs.loss_and_gradients(run, {}, 1, accumulate=4)
+    wanted, told, reference = pairs.loss_and_gradients(run, {}, 1)
+    assert loss == pytest.approx(wanted, rel=1e-6)
+    worst, name = pairs.distance(grads, reference)
+    assert worst < 1e-5, name
+    assert {"t", "b"} <= grads.keys() and metrics.keys() == told.keys()
+
+    class MeanOfParts:  # what a task gets that is a mean over examples
+        def __init__(self, task):
+            self.init, self.prepare, self.loss = task.init, task.prepare, task.loss
+
+    parts = MeanOfParts(pairs.make_task(run))
+    other, _, wrong = pairs.loss_and_gradients(run, {}, 1, accumulate=4, task=parts)
+    assert other != pytest.approx(wanted, rel=1e-2)
+    assert pairs.distance(wrong, reference)[0] > 1e-2
+
+
+def train(run, steps=2, task=None):
+    mesh = pairs.one_device()
+    task = task or pairs.make_task(run, mesh)
+    training = parallel.compile_training(
+        task, small.make_optimizer(run, task), mesh, pairs.batch_spec(run, mesh), run.seed
+    )
+    first = jax.device_get(training.init()["params"])
+    state = training.init()
+    if parallel.TEACHER in training.abstract:
+        state[parallel.TEACHER] = task.teacher.init(jax.random.key(7))
+    for i in range(steps):
+        state, metrics = training.step(state, pairs.random_batch(run, mesh, i))
+    return first, state, metrics
+
+
+def test_a_locked_tower_stays_and_has_no_moments_and_no_part_in_the_norm():
+    rules = (("^img/", 0.0), (".*", 1.0))
+    run = pairs.make_run(optim={"lr_rules": rules, "weight_decay": 0.1, "lr": 1e-2})
+    first, state, metrics = train(run)
+    for name, leaf in pairs.named(first).items():
+        moved = not np.array_equal(leaf, pairs.named(state["params"])[name])
+        assert moved == (not name.startswith("img/")), name
+    moments = pairs.named(state["opt_state"])
+    assert any("/mu/txt/" in name for name in moments)
+    assert not any("/img/" in name for name in moments)
+    _, _, grads = pairs.loss_and_gradients(run, {}, 1)
+    assert all(not grad.any() for name, grad in grads.items() if name.startswith("img/"))
+    free = run.model_copy(update={"optim": config.Optim()})
+    _, _, whole = pairs.loss_and_gradients(free, {}, 1)
+    for name, grad in grads.items():  # what is not locked has the gradient it always had
+        if not name.startswith("img/"):
+            scale = np.abs(whole[name]).max()
+            assert np.abs(grad - whole[name]).max() <= 1e-6 * scale, name
+
+
+def test_features_of_a_locked_tower_teach_the_text_as_its_images_do():
+    rules = (("^img/", 0.0), (".*", 1.0))
+    run = pairs.make_run(optim={"lr_rules": rules}, joint={"projections": "text"})
+    task, mesh = pairs.make_task(run), pairs.one_device()
+    params, batch = task.init(jax.random.key(0)), pairs.random_batch(run, mesh)
+    raw = task.model.img.apply({"params": params["img"]}, task.prepare(batch, None)["image"])[0]
+
+    def gradient(task, batch):
+        def loss(params):
+            return task.loss(params, task.prepare(batch, None), jax.random.key(0))[0]
+
+        value, grads = jax.value_and_grad(loss)(params)
+        return value, pairs.named(grads["txt"])
+
+    width = ((run.model.width,), np.float32)
+    stated = run.model_copy(update={"model": run.model.model_copy(update={"image_size": 8})})
+    of_features = pairs.make_task(stated, image=(None, None), features=width)
+    loss, grads = gradient(of_features, {"features": 3 * raw, "text": batch["text"]})
+    wanted, reference = gradient(task, batch)
+    assert loss == pytest.approx(float(wanted), rel=1e-6)  # of any length
+    assert pairs.distance(grads, reference)[0] < 1e-5
+    # The model still has its tower: evaluations see images.
+    assert of_features.encode_image(params, batch).shape == (16, 16)
+    with pytest.raises(config.InputError, match="features of 9 numbers, and the image tower makes"):
+        pairs.make_task(stated, image=(None, None), features=((9,), np.float32))
+    with pytest.raises(config.InputError, match=r"set model.image_size, such as 224"):
+        pairs.make_task(run, image=(None, None), features=width)
+
+
+def test_a_teacher_is_learned_from_and_never_changes():
+    run = pairs.make_run(task={"teacher": "unused", "teacher_weight": 0.5})
+    task = pairs.make_task(run)
+    theirs = pairs.make_task(pairs.make_run(model={"width": 24, "heads": 3}))
+    task.teacher = Teacher(theirs.model, (0.4,), (0.3,))
+    _, state, metrics = train(run, task=task)
+    before = task.teacher.init(jax.random.key(7))
+    assert pairs.distance(pairs.named(state["teacher"]), pairs.named(before))[0] == 0
+    first = train(run, steps=1, task=task)[2]
+    assert first["loss"] == pytest.approx(
+        float(first["contrastive_loss"] + 0.5 * first["teacher_loss"]), rel=1e-6
+    )
+    batch, params = pairs.random_batch(run, pairs.one_device()), task.init(jax.random.key(0))
+    image, text = embeddings(task, params, batch)
+    theirs.mean, theirs.std = (0.4,), (0.3,)
+    taught = [np.asarray(x, np.float64) for x in embeddings(theirs, before, batch)]
+    scale = run.joint.logit_scale
+
+    def log_softmax(x):
+        x = x - x.max(axis=1, keepdims=True)
+        return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+
+    wanted = 0.0
+    for ours, teachers in (
+        (image @ text.T, taught[0] @ taught[1].T),
+        (text @ image.T, taught[1] @ taught[0].T),
+    ):
+        p = np.exp(log_softmax(scale * teachers))
+        wanted -= (p * log_softmax(scale * ours)).sum(axis=1).mean() / 2
+    assert first["teacher_loss"] == pytest.approx(wanted, rel=1e-4)
+
+
+def test_batch_norms_of_a_resnet_keep_running_means():
+    tower = {"variant": "RN50", "width": 8, "stages": (1, 1, 1, 1), "batch_norm": "batch"}
+    unset = dict.fromkeys(("depth", "heads", "mlp_dim", "patch"))
+    run = pairs.make_run(batch_size=8, model={**tower, **unset, "pool": "cls"})
+    shape = ((32, 32, 3), np.uint8)
+    task, mesh = pairs.make_task(run, image=shape), pairs.one_device()
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 256, (8, 32, 32, 3), np.uint8),
+        "text": pairs.random_batch(run, mesh)["text"],
+    }
+    training = parallel.compile_training(
+        task,
+        small.make_optimizer(run, task),
+        mesh,
+        pairs.batch_spec(run, mesh, image=shape),
+        run.seed,
+    )
+    state = training.init()
+    kernel = np.asarray(state["params"]["img"]["conv_0"]["kernel"], np.float64)
+    state, _ = training.step(state, jax.device_put(batch, parallel.batch_sharding(mesh)))
+    x = task.prepare({"image": jnp.asarray(batch["image"]), "text": batch["text"]}, None)["image"]
+    maps = jax.lax.conv_general_dilated(
+        x, jnp.asarray(kernel, jnp.float32), (2, 2), ((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )  # fmt: skip
+    stored = state["params"]["img"]["norm_0"]
+    np.testing.assert_allclose(stored["mean"], 0.1 * maps.mean((0, 1, 2)), rtol=1e-3, atol=1e-5)
+    variance = np.asarray(maps, np.float64).var((0, 1, 2), ddof=1)
+    np.testing.assert_allclose(stored["var"], 0.9 + 0.1 * variance, rtol=1e-3)
+
+
+def test_growing_images_are_smaller_up_to_the_step_and_whole_after_it():
+    run = pairs.make_run(task={"progressive": ((1, 4),)})
+    task, mesh = pairs.make_task(run), pairs.one_device()
+    batch = pairs.random_batch(run, mesh)
+    images = task.prepare(batch, None)["image"]
+    small_images = task.at_size((4, 4)).prepare(batch, None)["image"]
+    # Antialiased by half: inside the picture each pixel weighs its four by 3/8 and 1/8.
+    kernel = np.array([1, 3, 3, 1]) / 8
+    pixels = np.asarray(images, np.float64)[:, 1:5, 1:5]
+    wanted = np.einsum("i,j,bijc->bc", kernel, kernel, pixels)
+    np.testing.assert_allclose(small_images[:, 1, 1], wanted, atol=1e-5)
+    training = parallel.compile_training(
+        task,
+        small.make_optimizer(run, task),
+        mesh,
+        pairs.batch_spec(run, mesh),
+        run.seed,
+        [(1, task.at_size((4, 4)))],
+    )
+    losses = []
+    for step in (1, 2):  # of one state, which the step donates
+        _, metrics = training.at(step)(training.init(), batch)
+        seen = images if step == 2 else small_images
+        wanted, _ = task.loss(
+            task.init(jax.random.key(0)), {"image": seen, "text": batch["text"]}, jax.random.key(0)
+        )
+        assert metrics["loss"] == pytest.approx(float(wanted), rel=1e-5)
+        losses.append(float(metrics["loss"]))
+    assert losses[0] != pytest.approx(losses[1], rel=1e-3)
+
+
+def test_text_without_chance_is_what_evaluation_reads():
+    text = pairs.TEXT.replace("lower", "template('a {}', 'b {}')")
+    run = pairs.make_run(data={"train": {"source": "synthetic", "transform": "", "text": text}})
+    task, rng = pairs.make_task(run), np.random.default_rng(0)
+    assert {bytes(task.text("c", rng)[1:4].astype(np.uint8)) for _ in range(20)} == {b"a c"}
+    plain = task.text.without_templates()
+    assert bytes(plain("c", rng)[1:2].astype(np.uint8)) == b"c"
+
+
+def test_flops_of_a_pair_are_those_of_its_towers(monkeypatch):
+    from big_vit_lite.report import forward_flops
+
+    run = pairs.make_run(text={"pool": "last"}, joint={"features": 24})
+    spec = pairs.batch_spec(run, pairs.one_device())
+    sizes = {"width": 16, "depth": 2, "mlp_dim": 32, "classes": 24}
+    image = forward_flops(**sizes, patches=4, tokens=4, patch_dim=48, pool="map")
+    text = forward_flops(**sizes, patches=0, tokens=6, patch_dim=0, pool="cls")
+    model = tasks.build_model(run, spec, 0, "cpu")
+    assert tasks.train_flops(run, model, spec) == 3 * (image + text)
+    locked = config.Optim(lr_rules=(("^img/", 0.0), (".*", 1.0)))
+    lit = run.model_copy(update={"optim": locked})
+    assert tasks.train_flops(lit, model, spec) == image + 3 * text
+    assert tasks.train_flops(run, model, spec, (4, 4)) < tasks.train_flops(run, model, spec)
