@@ -21,8 +21,8 @@ ALL = range(len(CAPTIONS))
 
 
 class NextTokens:
-    """params["next"] (images, 3): for each image logits of a, b and c next to anything, before
-    which the end stands with `1 + ahead` for each token that is there already."""
+    """params["next"] (images, 3): logits of a, b and c at every place; those of the end grow with
+    each token that stands before it, by params["end"]."""
 
     def __init__(self, text=TEXT):
         self.text = data.text.parse(text)
