@@ -1,5 +1,7 @@
 """A small run for tests of the step: its task, optimiser and batches without any files."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -61,15 +63,20 @@ def train(run, mesh, steps, task=None):
     return losses, state, training
 
 
+@functools.cache
+def initial_params(run):
+    """Drawn once for all meshes: what `init` gives on each is another test's matter."""
+    return jax.device_get(jax.jit(make_task(config.Run.from_json(run)).init)(jax.random.key(0)))
+
+
 def loss_and_gradients(run, sizes, count):
     """Loss, and gradients by path, computed on `count` devices, sharded as in training."""
     mesh = parallel.make_mesh(config.Mesh(**sizes), jax.devices()[:count])
     run = run.model_copy(update={"mesh": config.Mesh(**sizes)})
     task = make_task(run)
-    key = jax.random.key(0)
-    abstract = jax.eval_shape(task.init, key)
-    shardings = parallel.state_shardings(abstract, mesh)
-    params = jax.jit(task.init, out_shardings=shardings)(key)
+    params = initial_params(run.model_copy(update={"mesh": config.Mesh()}).to_json())
+    shardings = parallel.state_shardings(jax.eval_shape(lambda: params), mesh)
+    params = jax.device_put(params, shardings)
 
     def compute(params, batch):
         batch = task.prepare(batch, jax.random.key(1))

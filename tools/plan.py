@@ -39,6 +39,8 @@ def _mesh(data: int, fsdp: int) -> dict[str, int]:
 
 
 _VARIANT = "configs/vit_b16.py:variant="
+_CLIP = "configs/clip_b32.py:variant="
+_FULL = {"model.remat": "full", "text.remat": "full"}
 TARGET = {"data.batch_size": 1024, "optim.mu_dtype": "float32", "model.remat": "dots"}
 CASES = (
     Case("configs/quickstart.py", "v5e-1", why="one chip"),
@@ -56,6 +58,12 @@ CASES = (
     Case(f"{_VARIANT}G/14", "v5e-256", _mesh(8, 32)),
     Case(f"{_VARIANT}G/14", "v5e-64", _mesh(2, 32) | {"model.remat": "full"}, "fewer chips"),
     Case(f"{_VARIANT}G/14", "v3-1024", _mesh(32, 32), "the hardware of its time"),
+    Case("configs/clip_b32.py", "v5e-64"),
+    Case("configs/clip_b16.py", "v5e-256"),
+    Case(f"{_CLIP}L/14", "v5e-256", _mesh(16, 16) | _FULL, "as many chips as its paper had V100"),
+    Case("configs/siglip_b16.py", "v4-64", _FULL, "its paper's hardware"),
+    Case("configs/coca_b32.py", "v5e-256"),
+    Case("configs/lit_b16.py", "v5e-64", why="a locked image tower"),
 )
 OPTIONS = (
     config.Option("only", "TEXT", "Those shipped cases whose config or slice contains this."),

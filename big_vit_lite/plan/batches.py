@@ -12,6 +12,7 @@ from big_vit_lite import checks, data, parallel
 from big_vit_lite.config import InputError, Run
 
 IMAGENET_CLASSES, IMAGENET_EXAMPLES = 1000, 1_281_167
+PAIRS = 400_000_000  # of CLIP's own data, and of LAION-400M
 
 
 class Batches(NamedTuple):
@@ -71,9 +72,10 @@ def describe(run: Run, mesh: Mesh) -> Batches:
         assumed.append(
             f"{classes:,} classes, as {split.path} was not read; or --config.model.classes=N"
         )
+    examples = PAIRS if split.text else IMAGENET_EXAMPLES
     if run.epochs is not None:
-        assumed.append(f"{IMAGENET_EXAMPLES:,} examples an epoch, which sets learning rates only")
-    return Batches(spec, ("",) * classes, IMAGENET_EXAMPLES, tuple(assumed))
+        assumed.append(f"{examples:,} examples an epoch, which sets learning rates only")
+    return Batches(spec, ("",) * classes, examples, tuple(assumed))
 
 
 def _pair(value: int | tuple[int, int] | None) -> tuple[int, int] | None:

@@ -95,10 +95,11 @@ def _single(run: Run, devices: list[jax.Device], plan: Plan) -> Iterator[tuple[d
     if split is not None:
         data, fsdp = split
         yield {"mesh.data": data, "mesh.fsdp": fsdp}, "the same result, more between chips"
+    towers = ("model.remat", "text.remat") if run.text is not None else ("model.remat",)
     if plan.settings["remat"] == "none":
-        yield {"model.remat": "dots"}, "the same result, activations computed again"
+        yield dict.fromkeys(towers, "dots"), "the same result, activations computed again"
     if plan.settings["remat"] != "full":
-        yield {"model.remat": "full"}, "the same result, the forward pass computed again"
+        yield dict.fromkeys(towers, "full"), "the same result, the forward pass computed again"
 
 
 def best_split(run: Run, devices: list[jax.Device], plan: Plan) -> tuple[int, int] | None:

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from big_vit_lite import config, optim
+from big_vit_lite import config, models, optim, parallel
 
 
 def make_run(**optimizer):
@@ -147,3 +147,89 @@ def test_rules_name_single_layers_also_when_they_are_scanned():
 def test_warmup_longer_than_the_run_is_refused():
     with pytest.raises(config.InputError, match=r"optim\.warmup is 12 steps .* than the 10 steps"):
         optim.build(make_run(warmup=12), random_trees(1)[0], steps=10, examples=80)
+
+
+def test_parts_have_rates_and_schedules_of_their_own():
+    params, grads = random_trees(2, seed=4)
+    parts = {
+        "head": {"match": "^head/", "lr": 0.5, "schedule": "linear", "begin": 4, "warmup": 2},
+        "rest": {"match": "bias$"},
+    }
+    rules = (("bias$", 0.5), (".*", 1.0))
+    run = make_run(name="sgd", lr=0.1, momentum=0.0, lr_rules=rules, parts=parts)
+    optimizer = optim.build(run, params, steps=10, examples=80)
+    state, g = optimizer.init(params), leaves(grads)
+    # From step 4 on up in two steps, then down a line over what is left of the 10: 8 - 2 steps.
+    rates = [0, 0, 0, 0, 0.25, 0.5, 0.5, 0.5 * 3 / 4, 0.25, 0.5 / 4]
+    for step, rate in enumerate(rates):
+        assert int(optimizer.updates(state)) == step
+        updates, state = optimizer.update(grads, state, params)
+        found = leaves(updates)
+        np.testing.assert_allclose(found["head/kernel"], -rate * g["head/kernel"], rtol=1e-5)
+        np.testing.assert_allclose(found["Dense_0/kernel"], -0.1 * g["Dense_0/kernel"], rtol=1e-5)
+        np.testing.assert_allclose(found["Dense_0/bias"], -0.05 * g["Dense_0/bias"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("part", "error"),
+    [
+        ({"match": "^tail/"}, r"optim\.parts: rule '\^tail/' matches no parameter"),
+        (
+            {"match": "^head/", "begin": 5, "warmup": "60%"},
+            r"optim\.parts\.x\.begin is 5 steps, optim\.parts\.x\.warmup is 6 steps and "
+            r"optim\.parts\.x\.cooldown 0, more than the 10 steps of the run",
+        ),
+    ],
+)
+def test_parts_that_cannot_be(part, error):
+    with pytest.raises(config.InputError, match=error):
+        optim.build(make_run(parts={"x": part}), random_trees(1)[0], steps=10, examples=80)
+
+
+def test_nothing_to_learn_is_refused():
+    run = make_run(lr_rules=((".*", 0.0),))
+    with pytest.raises(config.InputError, match="the factor 0: nothing would be learned"):
+        optim.build(run, random_trees(1)[0], steps=10, examples=80)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon", "sgd"])
+def test_locked_layers_are_the_same_scanned_and_unrolled(name):
+    """States of both forms have the same leaves, so that either resumes the other."""
+    rng = np.random.default_rng(0)
+
+    def layer():
+        return {
+            "MlpBlock_0": {
+                "Dense_0": {
+                    "kernel": jnp.asarray(rng.normal(size=(4, 3)), jnp.float32),
+                    "bias": jnp.asarray(rng.normal(size=3), jnp.float32),
+                }
+            }
+        }
+
+    unrolled = {
+        "Transformer": {f"encoderblock_{i}": layer() for i in range(3)},
+        "head": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)},
+    }
+    rules = (("encoderblock_[01]/", 0.0), ("^head/", 0.0), (".*", 1.0))
+    run = make_run(name=name, lr=0.1, weight_decay=0.1, clip_norm=0.5, lr_rules=rules)
+
+    def once(params):
+        optimizer = optim.build(run, params, steps=10, examples=80)
+        loss = lambda p: sum(jnp.sum(x**2) for x in jax.tree.leaves(optimizer.lock(p)))  # noqa: E731
+        grads = jax.grad(loss)(params)
+        updates, state = optimizer.update(grads, optimizer.init(params), params)
+        return grads, updates, state
+
+    grads, updates, state = once(unrolled)
+    scanned = once(models.stack_layers(unrolled))
+    for mine, theirs in zip((grads, updates, state), scanned, strict=True):
+        theirs = models.unstack_layers(theirs)
+        assert jax.tree.structure(mine) == jax.tree.structure(theirs)
+        for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    assert not any(np.any(x) for x in jax.tree.leaves(grads["Transformer"]["encoderblock_1"]))
+    assert np.all(grads["Transformer"]["encoderblock_2"]["MlpBlock_0"]["Dense_0"]["bias"])
+    kept = [parallel.path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(state)]
+    assert any("encoderblock_0" in name for name in kept)  # of a stack all layers or none
+    assert not any("head" in name for name in kept)

@@ -6,7 +6,7 @@ import jax
 import pytest
 from small import batch_spec, make_optimizer, make_run, make_task
 
-from big_vit_lite import config, parallel, report
+from big_vit_lite import assembly, config, optim, parallel, report
 from big_vit_lite.plan import Plan, make, remedies, text
 from big_vit_lite.plan.batches import describe
 
@@ -190,3 +190,20 @@ def test_best_split_is_the_fewest_ways_that_leave_least(monkeypatch):
     )
     plan = dataclasses.replace(PLAN, state_bytes=800)
     assert remedies.best_split(run, jax.devices(), plan) == (2, 4)
+
+
+def test_two_towers_are_planned_without_data_or_vocabulary(monkeypatch):
+    """At the length of CLIP's own data: its warmup fits into epochs of that alone."""
+    run = config.load("configs/clip_b32.py:path=/nowhere")
+    mesh = parallel.make_mesh()
+    found = describe(run, mesh)
+    assert {key: x.shape for key, x in found.spec.items()} == {
+        "image": (32_768, 224, 224, 3),
+        "text": (32_768, 77),
+    }
+    assert found.assumed == ("400,000,000 examples an epoch, which sets learning rates only",)
+    parts = assembly.assemble_step(run, mesh, found)
+    optim.build(run, assembly.abstract_params(parts), parts.steps, found.examples)
+    monkeypatch.setattr(remedies, "best_split", lambda *_: None)
+    changes = [changes for changes, _ in remedies._single(run, jax.devices(), PLAN)]
+    assert {"model.remat": "full", "text.remat": "full"} in changes

@@ -57,6 +57,23 @@ def test_b16_at_batch_1024_on_16_v5e(tmp_path):
     assert 0.03 < found["roofline_s"] < 0.08
 
 
+def test_g14_fits_256_v5e_where_fsdp_divides_its_width(tmp_path):
+    found = plan(
+        tmp_path, "v5e-256", "--config.mesh.data=8", "--config.mesh.fsdp=32",
+        config="configs/vit_b16.py:variant=G/14",
+    )  # fmt: skip
+    assert_g14(found)
+
+
+def assert_g14(found):
+    assert found["batch_size"] == 4096 and found["fits"]
+    assert found["peak_bytes"] <= 8.5 * 2**30  # 8.03 GiB with jax 0.10.2
+    assert found["state_bytes"] <= 1.02 * found["whole_state_bytes"] / 32
+    moved = {kind: total["bytes"] for kind, total in found["collectives"].items()}
+    assert moved["all-gather"] <= 2.2 * 2 * found["parameters"]
+    assert found["dominates"] == "compute"
+
+
 def test_two_slices_exchange_gradients_only(tmp_path):
     found = plan(
         tmp_path, "2xv5e:2x2", "--config.data.batch_size=512", "--config.mesh.data=2",

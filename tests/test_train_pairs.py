@@ -1,0 +1,134 @@
+"""The train command with two towers: resumes to the bit, keeps its text, learns from a teacher."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from test_train import results, stored
+
+from big_vit_lite import checkpoint, evaluate
+from big_vit_lite.train import main
+
+ROOT = Path(__file__).parent.parent
+TINY = str(ROOT / "configs" / "clip_b32.py:tiny")
+# Everything that draws or keeps something, locked parts, a step of small images, parts of batches.
+BUSY = (
+    "--config.model.patch_dropout=0.25",
+    "--config.text.dropout=0.1",
+    "--config.optim.ema=0.9",
+    "--config.optim.accumulate=2",
+    "--config.optim.lr_rules=(('^img/embedding', 0.0), ('.*', 1.0))",
+    "--config.optim.parts.text.match=^txt/",
+    "--config.optim.parts.text.lr=0.01",
+    "--config.optim.parts.text.begin=1",
+    "--config.task.progressive=((2, 8),)",
+)
+
+
+def options(workdir, *more):
+    return ["--config", TINY, "--workdir", str(workdir), "--config.checkpoint.every=100", *more]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A whole run of 4 steps, and the same one stopped after 2."""
+    whole, cut = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("cut")
+    length = "--config.optim.schedule=constant"
+    assert main(options(whole, *BUSY, length)) == 0
+    assert main(options(cut, *BUSY, length, "--config.steps=2")) == 0
+    return whole, cut
+
+
+def test_a_new_process_goes_on_to_the_bit(run):
+    whole, cut = run
+    command = [sys.executable, "-m", "big_vit_lite.train", *options(cut, *BUSY)]
+    command += ["--config.optim.schedule=constant"]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(jax.device_count())}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    ours, theirs = stored(whole), stored(cut)
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(theirs[name], array, err_msg=name)
+    assert results(cut) == results(whole)
+
+
+def test_what_the_checkpoint_says_of_its_text(run):
+    meta = checkpoint.read_meta(run[0])
+    assert meta["text"] == {
+        "transform": "lower|tokenize('bytes')|truncate(32)|pad(32)",
+        "fingerprint": "bytes",
+        "length": 32,
+        "vocabulary": 259,
+        "start_id": 257,
+        "end_id": 258,
+        "pad_id": 256,
+    }
+    assert meta["position_grid"] == [4, 4]
+    names = meta["arrays"]
+    assert not any("img/embedding" in name for name in names if name.startswith("opt_state"))
+    assert any(name.startswith("ema/txt/") for name in names)
+
+
+def test_evaluation_gives_the_runs_numbers_and_refuses_other_text(run, capsys, monkeypatch):
+    whole, _ = run
+    ours = ["--config", TINY, "--checkpoint", str(whole), *BUSY]
+    assert evaluate.main(ours) == 0
+    last = [row for row in results(whole) if "val/text_to_image/r1" in row][-1]
+    printed = dict(line.split() for line in capsys.readouterr().out.splitlines() if " " in line)
+    for key, value in last.items():
+        if key.startswith("val/"):
+            assert float(printed[key]) == pytest.approx(value, rel=1e-5), key
+    text = "tokenize('bytes')|truncate(32)|pad(32)"
+    assert evaluate.main([*ours, f"--config.data.train.text={text}"]) == 2
+    assert "data.train.text" in (said := capsys.readouterr().err) and "set it back" in said
+    assert evaluate.main([*ours, "--config.text.causal=false"]) == 2
+    assert "text.causal" in capsys.readouterr().err
+    directory = checkpoint.find(whole)
+    meta = json.loads((directory / "meta.json").read_text())
+    meta["text"]["fingerprint"] = "f" * 64
+    monkeypatch.setattr(checkpoint, "load_params", lambda *a, **k: (None, meta))
+    assert evaluate.main(ours) == 2
+    assert "was trained with the vocabulary ffffffffffff" in capsys.readouterr().err
+
+
+def test_a_teacher_is_read_from_its_run_and_is_in_no_checkpoint(run, tmp_path, capsys):
+    whole, _ = run
+    taught = options(tmp_path, "--config.steps=1", f"--config.task.teacher={whole}")
+    assert main(taught) == 0
+    row = results(tmp_path)[0]
+    wanted = row["train/contrastive_loss"] + row["train/teacher_loss"]
+    assert row["train/loss"] == pytest.approx(wanted, rel=1e-5)
+    assert not any("teacher" in name for name in checkpoint.read_meta(tmp_path)["arrays"])
+    capsys.readouterr()
+    text = "--config.data.train.text=tokenize('bytes')|truncate(32)|pad(32)"
+    assert main([*options(tmp_path / "other", f"--config.task.teacher={whole}"), text]) == 2
+    assert "both must see the same tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "error"),
+    [
+        (
+            ["--config.text.vocabulary=258", "--config.text.end_id=none"],
+            "makes ids below 259, and text.vocabulary is 258; set text.vocabulary=259",
+        ),
+        (["--config.text.end_id=7"], "pool end reads token 7, but data.train.text ends texts with"),
+        (
+            ["--config.data.train.text=tokenize('bytes', end=False)|truncate(32)|pad(32)"],
+            "text.pool end reads the token that ends a text, and data.train.text adds none",
+        ),
+        (["--config.task.progressive=((2, 9),)"], "The image height 9 is not a multiple of the"),
+        (["--config.text.length=20"], "text.length is 20, but the texts have 32 tokens"),
+    ],
+)
+def test_texts_and_images_that_do_not_fit_are_refused(more, error, tmp_path, capsys):
+    assert main(options(tmp_path, *more)) == 2
+    assert error in capsys.readouterr().err
