@@ -120,10 +120,12 @@ def test_siglip_is_the_published_recipe():
 
 
 def test_lit_locks_the_image_tower_and_takes_it_from_a_classifier():
-    run = load("lit_b16", "init=runs/vit,features=on")
+    run = load("lit_b16", "init=runs/vit,path=pairs,features=made")
     assert run.optim.lr_rules == (("^img/", 0.0), (".*", 1.0))
     assert run.init_rules[0] == ("^(head|pre_logits)/", "skip")
-    assert run.data.train.transform == "features(768)" and run.data.train.image_key == "npy"
+    train = run.data.train
+    assert (train.source, train.path, train.transform) == ("arrayrecord", "made", "features(768)")
+    assert (run.data.val.source, run.data.val.path) == ("tar", "pairs")
     assert load("lit_b16").data.train.transform == "decode|resize(224)"
     assert load("lit_b16").init is None
 
