@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from big_vit_lite import checkpoint, config, data, evals, models, parallel, report, tasks
 from big_vit_lite.models.layers import positions
+from big_vit_lite.models.layers.blocks import GATED
 from big_vit_lite.models.layers.patches import patch_grid
 
 
@@ -214,9 +215,10 @@ def train_flops(parts: Parts) -> int:
         depth=model.depth,
         mlp_dim=model.block.mlp_dim,
         patches=patches,
-        tokens=kept + model.class_token + model.registers,
+        tokens=kept + model.class_token + model.distillation + model.registers,
         patch_dim=model.patch[0] * model.patch[1] * model.image_shape[2],
-        classes=model.classes,
+        classes=model.classes * (2 if model.distillation else 1),
         pool=model.pool,
         pre_logits=model.pre_logits,
+        mlp_maps=3 if model.block.activation == GATED else 2,
     )

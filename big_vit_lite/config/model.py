@@ -98,11 +98,15 @@ class Model(Section):
     layer_scale: float | None = None
     """Start of a learned factor on each feature of both branches of a block (Touvron 2021),
     such as 1e-5 or 1.0; none: no such factor. Helps deep models to train."""
+    distillation: bool = False
+    """A second class token with a head of its own, which learns from a teacher (DeiT, Touvron
+    2021); the logits are the mean of both heads'."""
     pre_norm: bool = False
     """Layer norm of the tokens before the first block, as in CLIP."""
-    activation: Literal["erf", "tanh", "quick"] = "tanh"
+    activation: Literal["erf", "tanh", "quick", "swiglu"] = "tanh"
     """The GELU of the MLPs: exact (timm, DeiT, DINOv2, MAE), tanh approximation (AugReg,
-    big_vision, SigLIP), or x*sigmoid(1.702x) (OpenAI's CLIP). Must match loaded weights."""
+    big_vision, SigLIP), or x*sigmoid(1.702x) (OpenAI's CLIP); or swiglu, a gate of as many
+    features again (DINOv2 g/14). Must match loaded weights."""
     init: Literal["xavier", "clip"] = "xavier"
     """Initial values of the blocks, the patch embedding and the class token: AugReg's and
     big_vision's, or those of CLIP's image tower."""

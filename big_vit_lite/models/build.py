@@ -71,6 +71,7 @@ def build_model(
         position_resample=model.position_resample,
         position_offset=model.position_offset,
         registers=model.registers,
+        distillation=model.distillation,
         pre_norm=model.pre_norm,
         stochastic_depth=model.stochastic_depth,
         patch_dropout=model.patch_dropout,
@@ -220,6 +221,11 @@ def _check(
         raise InputError(
             "model.pool 'cls' reads the class token, but model.class_token is False: use pool "
             "'gap' or 'map', or keep the token."
+        )
+    if model.distillation and (model.pool != "cls" or model.pre_logits):
+        raise InputError(
+            "model.distillation adds a second class token, so it wants model.pool 'cls', and no "
+            "model.pre_logits."
         )
     if model.position_offset and model.position_resample == "align_corners":
         raise InputError(

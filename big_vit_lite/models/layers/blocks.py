@@ -86,8 +86,12 @@ class BlockSpec:
         return Attention(**fields, name=name)
 
 
+GATED = "swiglu"
+"""silu(gate) * value (Shazeer 2020): two maps into the hidden features. DINOv2's g/14 has it."""
+
+
 class Mlp(nn.Module):
-    """Two linear maps with an activation between."""
+    """Two linear maps with an activation between, or with a gate of a third one's outputs."""
 
     spec: BlockSpec
 
@@ -107,7 +111,10 @@ class Mlp(nn.Module):
             )
 
         y = dense("Dense_0", "mlp_in", width, spec.mlp_dim)(rows(x))
-        y = ACTIVATIONS[spec.activation](y)
+        if spec.activation == GATED:
+            y = y * jax.nn.silu(dense("Gate_0", "mlp_in", width, spec.mlp_dim)(rows(x)))
+        else:
+            y = ACTIVATIONS[spec.activation](y)
         y = rows(dropout(y.reshape(*x.shape[:-1], -1), spec.dropout, key))
         return dense("Dense_1", "mlp_out", spec.mlp_dim, width)(y).reshape(x.shape)
 
