@@ -72,6 +72,9 @@ class Model(Section):
     pool: Literal["cls", "gap", "map", "none"] = "cls"
     """What becomes the image's features: the class token, the mean of the patch tokens, an
     attention pool with a learned query, or all tokens as they are."""
+    pool_norm: bool = False
+    """For pool gap: the last norm after the mean instead of before it, as models of timm with
+    fc_norm and MAE's fine-tuned ones have it."""
     class_token: bool | None = None
     """Whether a class token is prepended; none: only for pool cls."""
     positions: Literal["learned", "sincos2d", "sincos2d_mae", "none"] = "learned"
@@ -135,9 +138,9 @@ class Model(Section):
     head_init: float = Field(0.0, ge=0)
     """Standard deviation of the head's kernel at the start; 0 makes all logits equal at first,
     which is the published choice."""
-    head_bias: float = 0.0
-    """Start of the head's bias. For sigmoid loss, -log(classes) makes the first steps calm:
-    -6.9 for 1000 classes."""
+    head_bias: float | None = 0.0
+    """Start of the head's bias; none: no bias. For sigmoid loss, -log(classes) makes the first
+    steps calm: -6.9 for 1000 classes."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the matrix products; auto: bfloat16 on GPU and TPU, float32 on CPU. Parameters,
     logits and losses are float32 in any case."""

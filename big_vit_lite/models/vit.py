@@ -34,6 +34,7 @@ class ViT(nn.Module):
         head_bias: start of the head's bias, None for none.
         drop_edge: pixels at the right and lower edge that fill no patch are left out, not refused.
         position_grid: rows and columns of the position table. None for sinusoids: the image's own.
+        pool_norm: the norm behind the blocks comes after pooling; "encoded" is not normalised then.
         class_position: the learned table has first rows for the class and distillation tokens.
         distillation: a token behind the class token, `dist`, with a head of its own, `head_dist`.
         pre_logits: features of a tanh layer before the head, 0 for none.
@@ -50,6 +51,7 @@ class ViT(nn.Module):
     patch_bias: bool = True
     drop_edge: bool = False
     pool: str = "cls"
+    pool_norm: bool = False
     class_token: bool = True
     positions: str = "learned"
     position_grid: tuple[int, int] | None = None
@@ -119,7 +121,13 @@ class ViT(nn.Module):
         noise = self._noise_keys(train)
         tokens, out = self._embed(constrain(images), noise)
         encoder = Encoder(
-            self.depth, self.block, self.stochastic_depth, self.remat, self.scan, name=self.stack
+            self.depth,
+            self.block,
+            self.stochastic_depth,
+            self.remat,
+            self.scan,
+            final_norm=not self.pool_norm,
+            name=self.stack,
         )
         x = self.block.norm("pre_norm")(tokens) if self.pre_norm else tokens
         encoded, captured = encoder(x, noise["blocks"], capture)
@@ -220,6 +228,8 @@ class ViT(nn.Module):
     ) -> Float[Array, "b ..."]:
         with jax.named_scope("pool"):
             x = pool_tokens(self.pool, encoded, self._prefix, self.block)
+            if self.pool_norm:
+                x = self.block.norm("pool_norm")(x)
         out["pooled"] = x
         if self.pre_logits:
             x = nn.tanh(nn.Dense(self.pre_logits, dtype=self.block.dtype, name="pre_logits")(x))

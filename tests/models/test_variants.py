@@ -72,6 +72,24 @@ def test_the_distillation_token_has_its_own_rows_and_head():
     np.testing.assert_array_equal(out["tokens"][0, 1], random_params(bare)["dist"][0, 0])
 
 
+def test_the_norm_after_the_mean():
+    model, before = build(pool="gap", pool_norm=True), build(pool="gap")
+    params = random_params(model)
+    assert "encoder_norm" not in params["Transformer"]
+    logits, out = run(model)
+    np.testing.assert_array_equal(out["encoded"], out["unnormalized"])
+    x = np.asarray(out["encoded"]).mean(axis=1)
+    x = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-6)
+    x = x * params["pool_norm"]["scale"] + params["pool_norm"]["bias"]
+    assert relative(out["pooled"], x) < 1e-6
+    assert relative(logits, x @ params["head"]["kernel"] + params["head"]["bias"]) < 1e-6
+    moved = {k: x for k, x in params.items() if k != "pool_norm"}
+    moved["Transformer"] = params["Transformer"] | {"encoder_norm": params["pool_norm"]}
+    assert relative(run(before, params=moved)[0], logits) > 1e-2
+    with pytest.raises(InputError, match="model.pool_norm is for model.pool 'gap', not 'cls'"):
+        build(pool_norm=True)
+
+
 @pytest.mark.parametrize("fields", [{"pool": "gap"}, {"pre_logits": True}])
 def test_a_distillation_token_without_its_place_is_refused(fields):
     with pytest.raises(InputError, match=re.escape("so it wants model.pool 'cls', and no model.")):

@@ -161,7 +161,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """`depth` blocks and a final norm.
+    """`depth` blocks and a final norm, unless it is said to be elsewhere.
 
     Scanned, the parameters are encoderblock/... with a leading depth axis; unrolled, they are
     encoderblock_0/... and so on. Results are the same, noise included. `remat` says what the
@@ -173,6 +173,7 @@ class Encoder(nn.Module):
     stochastic_depth: float = 0.0
     remat: str = "none"
     scan: bool = False
+    final_norm: bool = True
 
     @nn.compact
     def __call__(
@@ -226,7 +227,8 @@ class Encoder(nn.Module):
                 name: y[:, :tokens] if y.ndim == 3 else y[:, :, :tokens]
                 for name, y in captured.items()
             }
-        return self.spec.norm("encoder_norm")(x)[:, :tokens], captured
+        x = self.spec.norm("encoder_norm")(x) if self.final_norm else x
+        return x[:, :tokens], captured
 
     def _in_stages(
         self, block: Block, x: Tokens, keys, rates, mask: Mask | None, capture: tuple[str, ...]

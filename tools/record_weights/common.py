@@ -1,0 +1,132 @@
+"""What all recordings share: random weights at a realistic scale, inputs, and their origin."""
+
+import hashlib
+import importlib.metadata
+import pathlib
+import sys
+
+import numpy as np
+
+HERE = pathlib.Path(__file__).parent
+GOLDENS = HERE.parents[1] / "tests" / "weights" / "goldens"
+LIBRARIES = ("torch", "transformers", "timm", "open_clip_torch", "safetensors")
+SIDE, OTHER, PATCH = 12, (16, 8), 4
+"""Pixels of the native, square images, (height, width) of the others, and of a patch."""
+WIDTH, DEPTH, HEADS, MLP, CLASSES = 32, 2, 4, 64, 7
+TEXT_WIDTH, TEXT_HEADS, VOCABULARY, LENGTH, FEATURES = 24, 3, 40, 9, 20
+
+Arrays = dict[str, np.ndarray]
+
+
+def origin() -> Arrays:
+    """What made a file."""
+    versions = {f"origin/{x}": np.array(importlib.metadata.version(x)) for x in LIBRARIES}
+    return {"origin/script_sha256": np.array(script_hash()), **versions}
+
+
+def script_hash() -> str:
+    """SHA-256 of all files of this folder."""
+    digest = hashlib.sha256()
+    for file in sorted(HERE.glob("*.py")):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def images(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Normalised images of both sizes, (2, H, W, 3)."""
+    sizes = {"native": (SIDE, SIDE), "other": OTHER}
+    return {k: rng.standard_normal((2, *size, 3)).astype(np.float32) for k, size in sizes.items()}
+
+
+def tokens(rng: np.random.Generator, end: bool, pad: int = 0) -> np.ndarray:
+    """Texts of several lengths; with `end` the largest id follows each."""
+    found = rng.integers(1, VOCABULARY - 1, (3, LENGTH))
+    for row, at in enumerate((5, LENGTH - 1, 2)):
+        if end:
+            found[row, at] = VOCABULARY - 1
+            found[row, at + 1 :] = pad
+    return found.astype(np.int32)
+
+
+def open_torchvision() -> None:
+    """Imports torchvision, which the other libraries want, beside a torch for CPUs, too.
+
+    Its wheels are made for CUDA: beside a CPU torch their operators are not there, and it stops at
+    two that it only describes. None of them is used here.
+    """
+    import torch
+
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.startswith("torchvision")]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float threshold) -> Tensor")
+        _KEPT.append(library)
+        import torchvision  # noqa: F401
+
+
+_KEPT: list = []  # what torch forgets when it is collected
+
+
+def torch_images(x: np.ndarray):
+    import torch
+
+    return torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
+
+
+def files_of(folder: pathlib.Path) -> Arrays:
+    """All files of a folder, as bytes: file/NAME."""
+    return {
+        f"file/{path.name}": np.frombuffer(path.read_bytes(), np.uint8)
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+    }
+
+
+GAINS = {"fc1": 2, "c_fc": 2, "w12": 2, "weights_in": 2, "Dense_0": 2, "fc2": 4, "c_proj": 4,
+         "w3": 4, "weights_out": 4, "Dense_1": 4}  # fmt: skip
+"""By names of linear maps in MLPs."""
+
+
+def noise(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Norm scales near 1, kernels that keep the variance, all else about 0.3.
+
+    Kernels of MLPs are twice and four times that, as after training: their inputs reach where the
+    forms of GELU differ most, near 2, and their share of the tokens is large. Logit scales are near
+    CLIP's; the running variances of batch norms are positive.
+    """
+    x = rng.standard_normal(shape)
+    parts = name.replace("/", ".").split(".")
+    owner, last = (parts[-2] if len(parts) > 1 else ""), parts[-1]
+    if "logit_scale" in name or name in ("t", "params/t"):
+        return np.asarray(2.6 + 0.3 * x, np.float32)
+    if last == "running_var":
+        return np.exp(0.3 * x).astype(np.float32)
+    norm = "norm" in owner or owner.startswith(("bn", "ln"))
+    if (norm and last == "weight") or last in ("gamma", "lambda1", "scale"):
+        return np.asarray(1 + 0.3 * x, np.float32)
+    if owner.startswith("bn") and last == "bias":
+        return np.asarray(0.7 + 0.3 * x, np.float32)
+    if len(shape) > 1 and last in ("weight", "kernel", "in_proj_weight") and "emb" not in owner:
+        inputs = np.prod(shape[1:] if last != "kernel" else shape[:-1])
+        gain = GAINS.get(owner, 1)
+        if owner == "dense" and "intermediate" in name:
+            gain = 2
+        if owner == "dense" and "output" in name and "attention" not in name:
+            gain = 4
+        return np.asarray(gain * x / np.sqrt(inputs), np.float32)
+    return np.asarray(0.3 * x, np.float32)
+
+
+def randomise(model, rng: np.random.Generator) -> None:
+    """Every parameter and every float buffer that is saved."""
+    import torch
+
+    saved = set(model.state_dict())
+    with torch.no_grad():
+        for name, x in [*model.named_parameters(), *model.named_buffers()]:
+            if name in saved and x.is_floating_point():
+                x.copy_(torch.from_numpy(noise(name, tuple(x.shape), rng)))
