@@ -1,4 +1,7 @@
-"""Whether two descriptions are of the same function of parameters and inputs."""
+"""Whether two descriptions are of the same function of parameters and images of the native size.
+
+How positions are resampled for other sizes is each library's own, and no file says it.
+"""
 
 from typing import Any
 
@@ -6,11 +9,23 @@ from big_vit_lite.weights.sections import Sections
 from big_vit_lite.weights.sizes import image_sizes, text_size
 
 MODEL = (
-    "patch_stride", "patch_bias", "drop_edge", "channels", "classes", "pool", "positions",
-    "class_position", "position_grid", "position_resample", "position_offset", "registers",
-    "distillation", "pre_norm", "activation", "norm_eps", "bias", "qkv_bias", "pre_logits",
-    "stages", "image_size", "pool_norm", "stem",
-)  # fmt: skip
+    "patch_stride",
+    "patch_bias",
+    "drop_edge",
+    "channels",
+    "pool",
+    "pool_norm",
+    "positions",
+    "registers",
+    "distillation",
+    "pre_norm",
+    "activation",
+    "norm_eps",
+    "bias",
+    "qkv_bias",
+    "stages",
+    "image_size",
+)
 TEXT = (
     "vocabulary", "length", "causal", "pool", "end_id", "pad_id", "activation", "norm_eps",
 )  # fmt: skip
@@ -41,8 +56,10 @@ def _derived(name: str, left: Any, right: Any) -> dict[str, tuple[Any, Any]]:
     if name != "model":
         return {}
     pairs = {
+        "classes": tuple(x.classes or 0 for x in (left, right)),
+        "class_position": tuple(x.class_position or not _tokens(x) for x in (left, right)),
         "layer_scale": tuple(x.layer_scale is not None for x in (left, right)),
-        "class_token": tuple(_class_token(x) for x in (left, right)),
+        "class_token": tuple(_tokens(x) for x in (left, right)),
         "head_bias": tuple(x.head_bias is not None or not x.classes for x in (left, right)),
     }
     if left.stages is None and right.stages is None and not left.variant.startswith("RN"):
@@ -50,5 +67,5 @@ def _derived(name: str, left: Any, right: Any) -> dict[str, tuple[Any, Any]]:
     return pairs
 
 
-def _class_token(model: Any) -> bool:
+def _tokens(model: Any) -> bool:
     return model.pool == "cls" if model.class_token is None else model.class_token

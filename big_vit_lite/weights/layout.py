@@ -44,7 +44,6 @@ class Layout:
         configs: JSON files to be written beside the weights; None: this layout has none.
         filler: what files of this layout hold beside the leaves of our models, written where no
             carried array has the name.
-        knowledge: what must be known beside a file of this layout to read it again; None: nothing.
         file: name of the file of weights in a folder; None: such files are torch's pickles, which
             are not written.
     """
@@ -58,7 +57,6 @@ class Layout:
     carried: tuple[str, ...] = ()
     configs: Callable[[Sections, Preprocessing | None, Form], dict[str, Any]] | None = None
     filler: Callable[[Sections, Form], dict[str, np.ndarray]] | None = None
-    knowledge: Callable[[Sections], dict[str, Any]] | None = None
     could: Callable[[Source], bool] | None = None
     file: str | None = "model.safetensors"
 

@@ -168,7 +168,7 @@ def _check_meaning(
     """Raises InputError unless what is about to be written reads as the same model."""
     stored = {k: Stored(x.shape, x.dtype, lambda x=x: x) for k, x in arrays.items()}
     source = Source(file, stored, json.loads(json.dumps(configs)))
-    described = describe(layout, source, layout.knowledge(sections) if layout.knowledge else None)
+    described = describe(layout, source)
     if lost := differences(sections, described.sections):
         raise InputError(
             f"{layout.title} cannot say {'; '.join(lost)}: whoever loads it would compute "

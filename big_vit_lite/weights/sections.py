@@ -44,6 +44,11 @@ class Sections(NamedTuple):
         """
         model = config.Model(**(self.model.model_dump() | model_fields))
         side = model.image_size
+        if side is None or (self.text is not None and self.text.length is None):
+            raise InputError(
+                "sections of weights say the size of images and texts: set model.image_size, and "
+                "text.length where there is a text tower."
+            )
         shape = (*((side, side) if isinstance(side, int) else side), model.channels)
         if self.text is None:
             return models.build_model(model, shape, model.classes or 0, platform)

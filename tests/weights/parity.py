@@ -6,11 +6,12 @@ Models run op by op, without jit: all are of the same few shapes, so that hardly
 import functools
 import importlib
 import pathlib
+import re
 import sys
 import tempfile
 
+import jax
 import numpy as np
-
 from weights import torch_format
 
 from big_vit_lite import weights
@@ -25,8 +26,9 @@ WRITERS = {
     "npz": lambda path, arrays: np.savez(path, **arrays),
 }
 SAME, DIFFERENT = 1e-5, 1e-4
-LOW = {1e-12: 2.0**-17, 1e-6: 2.0**-8, 1e-5: 2.0**-7}
-"""Factor on the embeddings that brings the first norm's variance near its epsilon."""
+LOW = {1e-12: 2.0**-17, 1e-6: 2.0**-10, 1e-5: 2.0**-8}
+"""Factor on the embeddings that brings the first norm's variance near its epsilon, as recorded."""
+EMBEDDINGS = re.compile(r"((img|txt)/)?(cls|dist|registers|pos_embedding|embedding/.*|Embed_0/.*)")
 
 
 def nested(arrays: dict[str, np.ndarray]) -> dict:
@@ -64,12 +66,11 @@ def unpack(arrays: dict[str, np.ndarray], folder: pathlib.Path) -> pathlib.Path:
 
 
 KNOWN = {
-    "L04": {"image_heads": 4, "text_heads": 3},
-    "L05": {"image_heads": 4, "text_heads": 3},
-    "L21": {"heads": 4},
-    "L22": {"heads": 4},
-    "L23": {"heads": 4},
-    "L24": {"heads": 4},
+    "L07": {"heads": 4},
+    "L17": {"heads": 4},
+    "L18": {"heads": 4},
+    "L19": {"heads": 4},
+    "L20": {"heads": 4},
 }
 """Heads of tiny models, where the file does not say them, by the layout's number."""
 
@@ -99,6 +100,18 @@ def run(sections: Sections, params: dict, arrays: dict, case: str) -> dict[str, 
     return out | {"logits": embeddings.logits()}
 
 
+def params_for(loaded: weights.Loaded, case: str) -> dict:
+    """The parameters, their embeddings scaled as the recording did for case "low"."""
+    if case != "low":
+        return loaded.params
+    sections = loaded.sections
+    factor = LOW[(sections.text or sections.model).norm_eps]
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: x * factor if EMBEDDINGS.fullmatch("/".join(k.key for k in path)) else x,
+        loaded.params,
+    )
+
+
 def errors(sections: Sections, params: dict, arrays: dict, case: str) -> dict[str, float]:
     """Largest difference of each recorded output, relative to its largest value."""
     out = run(sections, params, arrays, case)
@@ -116,10 +129,19 @@ def cases(arrays: dict[str, np.ndarray]) -> list[str]:
     return [name.removesuffix("/images") for name in arrays if name.endswith("/images")]
 
 
-def recorder():
-    """tools/record_weights/common.py as a module, its folder on the path as when it runs."""
+def recorder(name: str = "common"):
+    """A module of tools/record_weights, whose folder is on the path as when it runs."""
     sys.path.insert(0, str(RECORDER))
     try:
-        return importlib.import_module("common")
+        return importlib.import_module(name)
     finally:
         sys.path.remove(str(RECORDER))
+
+
+@functools.cache
+def records() -> dict:
+    """{name of a golden: the function that makes it}; needs the source libraries."""
+    recorder().open_torchvision()
+    sys.path.insert(0, str(RECORDER))
+    modules = [f"{x}_models" for x in ("transformers", "timm", "open_clip", "npz")]
+    return {k: record for x in modules for k, record in importlib.import_module(x).RECORDS.items()}

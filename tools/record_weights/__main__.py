@@ -22,11 +22,12 @@ from common import GOLDENS, open_torchvision, origin
 def records() -> dict:
     """{name of a golden: the function that makes it}."""
     open_torchvision()
+    import npz_models
     import open_clip_models
     import timm_models
     import transformers_models
 
-    modules = (transformers_models, timm_models, open_clip_models)
+    modules = (transformers_models, timm_models, open_clip_models, npz_models)
     return {name: record for module in modules for name, record in module.RECORDS.items()}
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import pathlib
+import re
 import sys
 
 import numpy as np
@@ -86,15 +87,15 @@ def files_of(folder: pathlib.Path) -> Arrays:
     }
 
 
-GAINS = {"fc1": 2, "c_fc": 2, "w12": 2, "weights_in": 2, "Dense_0": 2, "fc2": 4, "c_proj": 4,
-         "w3": 4, "weights_out": 4, "Dense_1": 4}  # fmt: skip
+GAINS = {"fc1": 3, "c_fc": 3, "w12": 3, "weights_in": 3, "Dense_0": 3, "fc2": 8, "c_proj": 8,
+         "w3": 8, "weights_out": 8, "Dense_1": 8}  # fmt: skip
 """By names of linear maps in MLPs."""
 
 
 def noise(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Norm scales near 1, kernels that keep the variance, all else about 0.3.
 
-    Kernels of MLPs are twice and four times that, as after training: their inputs reach where the
+    Kernels of MLPs are three and eight times that, as after training: their inputs reach where the
     forms of GELU differ most, near 2, and their share of the tokens is large. Logit scales are near
     CLIP's; the running variances of batch norms are positive.
     """
@@ -114,11 +115,32 @@ def noise(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.nda
         inputs = np.prod(shape[1:] if last != "kernel" else shape[:-1])
         gain = GAINS.get(owner, 1)
         if owner == "dense" and "intermediate" in name:
-            gain = 2
+            gain = GAINS["fc1"]
         if owner == "dense" and "output" in name and "attention" not in name:
-            gain = 4
+            gain = GAINS["fc2"]
         return np.asarray(gain * x / np.sqrt(inputs), np.float32)
     return np.asarray(0.3 * x, np.float32)
+
+
+EMBEDDINGS = re.compile(
+    r".*(patch_embed|embeddings?\b|cls_token|cls_emb|pos_embed|positional|dist_token|"
+    r"distillation_token|reg_token|register_tokens|visual\.conv1).*"
+)
+"""Parameters from which the tokens are made that enter the first norm."""
+LOW = {1e-12: 2.0**-17, 1e-6: 2.0**-10, 1e-5: 2.0**-8}
+"""Factor on them that brings the first norm's variance near its epsilon."""
+
+
+def lower_variance(model) -> None:
+    """Scales the embeddings in place: only so does the value of epsilon show."""
+    import torch
+
+    norms = (x for x in model.modules() if isinstance(x, torch.nn.LayerNorm))
+    factor = LOW[next(norms).eps]
+    with torch.no_grad():
+        for name, x in model.named_parameters():
+            if EMBEDDINGS.fullmatch(name) and "mask_token" not in name:
+                x.mul_(factor)
 
 
 def randomise(model, rng: np.random.Generator) -> None:

@@ -17,6 +17,7 @@ from common import (
     Arrays,
     files_of,
     images,
+    lower_variance,
     noise,
     randomise,
     torch_images,
@@ -34,15 +35,18 @@ def _model(architecture: str, **args):
     return timm.create_model(architecture, **(TOWER | {"dynamic_img_size": True} | args)).eval()
 
 
-def outputs(model, seed: int, cases=("native", "other")) -> Arrays:
-    """What enters nowhere else: every block, and the logits."""
+def outputs(model, seed: int, cases=("native", "other", "low")) -> Arrays:
+    """Every block, and the logits. Case "low" comes last: it changes the model."""
     import torch
 
     arrays, seen = {}, []
     hooks = [block.register_forward_hook(lambda *x: seen.append(x[-1])) for block in model.blocks]
-    for case, x in images(np.random.default_rng(seed)).items():
+    inputs = images(np.random.default_rng(seed))
+    for case, x in (inputs | {"low": inputs["native"]}).items():
         if case in cases:
             seen.clear()
+            if case == "low":
+                lower_variance(model)
             with torch.no_grad():
                 arrays[f"{case}/logits"] = model(torch_images(x)).numpy()
             arrays[f"{case}/images"] = x
@@ -65,7 +69,7 @@ def _own(architecture: str, seed: int, **args) -> Arrays:
         about = json.loads(file.read_text())
         about["pretrained_cfg"]["input_size"] = [3, SIDE, SIDE]
         file.write_text(json.dumps(about))
-        return outputs(model, seed) | files_of(pathlib.Path(folder))
+        return files_of(pathlib.Path(folder)) | outputs(model, seed)
 
 
 def vit(seed: int = 20) -> Arrays:
@@ -154,7 +158,8 @@ def through_timm(
     other = _model(architecture, **args, img_size=OTHER, dynamic_img_size=False)
     table = _resampled(model.pos_embed.detach(), offset)
     other.load_state_dict(model.state_dict() | {"pos_embed": table}, strict=True)
-    return outputs(model, seed, cases=("native",)) | outputs(other, seed, cases=("other",))
+    arrays = outputs(other, seed, cases=("other",))
+    return arrays | outputs(model, seed, cases=("native", "low"))
 
 
 def _resampled(table, offset: float):
@@ -217,18 +222,18 @@ def deit(seed: int = 33) -> Arrays:
 
 
 RECORDS = {
-    "L17-vit": vit,
-    "L17-clip": clip_tower,
-    "L17-siglip": siglip_tower,
-    "L17-mean": mean_pooled,
-    "L18-distilled": distilled,
-    "L19-deit3": deit3,
-    "L20-registers": dinov2_with_registers,
-    "L20-gated": gated,
-    "L21-dinov2": dinov2_hub,
-    "L21-gated": dinov2_hub_gated,
-    "L21-registers": dinov2_hub_registers,
-    "L22-mae": mae,
-    "L23-dino": dino,
-    "L24-deit": deit,
+    "L15-vit": vit,
+    "L15-clip": clip_tower,
+    "L15-siglip": siglip_tower,
+    "L15-mean": mean_pooled,
+    "L16-distilled": distilled,
+    "L15-deit3": deit3,
+    "L15-dinov2-registers": dinov2_with_registers,
+    "L15-dinov2-gated": gated,
+    "L17-dinov2": dinov2_hub,
+    "L17-gated": dinov2_hub_gated,
+    "L17-registers": dinov2_hub_registers,
+    "L18-mae": mae,
+    "L19-dino": dino,
+    "L20-deit": deit,
 }

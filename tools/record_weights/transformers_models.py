@@ -20,6 +20,7 @@ from common import (
     Arrays,
     files_of,
     images,
+    lower_variance,
     randomise,
     tokens,
     torch_images,
@@ -49,23 +50,25 @@ def _tower(arrays: Arrays, case: str, hidden, prefix: str = "") -> None:
         arrays[f"{case}/{prefix}block{i:02d}"] = x.numpy()
 
 
-def _record(model, processor, seed: int, outputs, cases=("native", "other"), **options) -> Arrays:
+def _record(model, processor, seed: int, outputs, **options) -> Arrays:
     """A tower alone: `outputs` are {our name: function of transformers' output}."""
     import torch
 
     rng = np.random.default_rng(seed)
     randomise(model.eval(), rng)
+    inputs = images(rng)
+    files = _saved(model, processor, {})
     arrays = {}
-    for case, x in images(rng).items():
-        if case not in cases:
-            continue
+    for case, x in (inputs | {"low": inputs["native"]}).items():
         arrays[f"{case}/images"] = x
+        if case == "low":
+            lower_variance(model)
         with torch.no_grad():
             out = model(torch_images(x), output_hidden_states=True, **options)
         _tower(arrays, case, out.hidden_states)
         for name, read in outputs.items():
             arrays[f"{case}/{name}"] = read(out).numpy()
-    return _saved(model, processor, arrays)
+    return arrays | files
 
 
 def vit(seed: int = 0) -> Arrays:
@@ -165,8 +168,11 @@ def _record_pair(model, processor, seed: int, end: bool) -> Arrays:
     rng = np.random.default_rng(seed)
     randomise(model.eval(), rng)
     arrays = {}
-    text = tokens(rng, end)
-    for case, x in images(rng).items():
+    inputs, text = images(rng), tokens(rng, end)
+    files = _saved(model, processor, {})
+    for case, x in (inputs | {"low": inputs["native"]}).items():
+        if case == "low":
+            lower_variance(model)
         arrays |= {f"{case}/images": x, f"{case}/tokens": text}
         with torch.no_grad():
             out = model(
@@ -178,7 +184,7 @@ def _record_pair(model, processor, seed: int, end: bool) -> Arrays:
         arrays[f"{case}/img/features"] = out.image_embeds.numpy()
         arrays[f"{case}/txt/features"] = out.text_embeds.numpy()
         arrays[f"{case}/logits"] = out.logits_per_image.numpy()
-    return _saved(model, processor, arrays)
+    return arrays | files
 
 
 def clip(seed: int = 8) -> Arrays:
@@ -225,7 +231,7 @@ RECORDS = {
     "L11-vision": clip_vision,
     "L12-siglip": siglip,
     "L12-vision": siglip_vision,
-    "L14-dinov2": dinov2,
-    "L14-gated": dinov2_gated,
-    "L15-registers": dinov2_with_registers,
+    "L13-dinov2": dinov2,
+    "L13-gated": dinov2_gated,
+    "L14-registers": dinov2_with_registers,
 }

@@ -201,7 +201,7 @@ def rules(sections: Sections, form: Form) -> list[Rule]:
 
 
 DINOV2 = Layout(
-    "L21",
+    "L17",
     "dinov2",
     "DINOv2 hub files, with and without registers",
     fits_dinov2,
@@ -211,7 +211,7 @@ DINOV2 = Layout(
     file=None,
 )
 MAE = Layout(
-    "L22",
+    "L18",
     "mae",
     "MAE files: encoders, and fine-tuned classifiers",
     fits_mae,
@@ -222,7 +222,7 @@ MAE = Layout(
     file=None,
 )
 DINO = Layout(
-    "L23",
+    "L19",
     "dino",
     "DINO files: backbones, and teachers of full checkpoints",
     fits_dino,
@@ -232,7 +232,7 @@ DINO = Layout(
     file=None,
 )
 DEIT = Layout(
-    "L24",
+    "L20",
     "deit",
     "DeiT files, with and without distillation token",
     fits_deit,

@@ -80,7 +80,7 @@ def trunk_section(
     width, depth = arrays["blocks.0.norm1.weight"][0], count(arrays, "blocks.{i}.norm1.weight")
     hidden, inputs = arrays["blocks.0.mlp.fc1.weight"][0], arrays["blocks.0.mlp.fc2.weight"][1]
     gated = hidden == 2 * inputs
-    heads = known.get("heads", facts.get("num_heads") or width // facts["per_head"])
+    heads = known.get("heads", facts.get("num_heads") or max(1, width // facts["per_head"]))
     _, _, *patch = arrays["patch_embed.proj.weight"]
     registers = arrays.get("reg_token", (1, 0))[1]
     token, distilled = "cls_token" in arrays, "dist_token" in arrays
@@ -238,10 +238,10 @@ def _pretrained(model: config.Model, found: Preprocessing | None) -> dict[str, A
 
 
 VIT = Layout(
-    "L17", "timm", "timm ViT, DeiT III, DINOv2, and towers of CLIP and SigLIP", fits(False),
+    "L15", "timm", "timm ViT, DeiT III, DINOv2, and towers of CLIP and SigLIP", fits(False),
     describe, rules, configs=configs,
 )  # fmt: skip
 DEIT = Layout(
-    "L18", "timm-deit", "timm DeiT with distillation token", fits(True), describe, rules,
+    "L16", "timm-deit", "timm DeiT with distillation token", fits(True), describe, rules,
     configs=configs,
 )  # fmt: skip

@@ -115,5 +115,5 @@ def _layout(number: str, kind: str, title: str) -> Layout:
     )  # fmt: skip
 
 
-LAYOUT = _layout("L14", PLAIN, "transformers DINOv2")
-WITH_REGISTERS = _layout("L15", REGISTERS, "transformers DINOv2 with registers")
+LAYOUT = _layout("L13", PLAIN, "transformers DINOv2")
+WITH_REGISTERS = _layout("L14", REGISTERS, "transformers DINOv2 with registers")
