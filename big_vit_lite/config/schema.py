@@ -319,8 +319,9 @@ class Run(Section):
     examples: Natural | None = None
     """Length in training images seen; rounded up to a step."""
     init: str | None = None
-    """Checkpoint directory whose parameters start the run: all of them, not their averages, the
-    position table resampled to this run's grid. For another model or other classes see init_rules.
+    """Checkpoint directory, or file of published weights (.npz, .safetensors, torch's; or their
+    folder), whose parameters start the run: all of them, not their averages, the position table
+    resampled and patches resized to this run's. For another model or other classes see init_rules.
     The optimiser starts anew; to go on with a stopped run give its --workdir instead."""
     init_rules: Renames = ()
     """(regular expression, replacement) pairs over the names of init's parameters; the first that

@@ -10,8 +10,13 @@ _HOME = {
     "Preprocessing": "preprocessing",
     "Sections": "sections",
     "LAYOUTS": "layouts",
+    "check_start": "starting",
+    "holds_weights": "files.source",
     "load": "loading",
+    "patch_resize": "resizing",
     "save": "saving",
+    "save_again": "saving",
+    "start_from": "starting",
 }
 __all__ = list(_HOME)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydantic
 
 from big_vit_lite.config import InputError
 from big_vit_lite.weights import rules
@@ -16,6 +17,16 @@ from big_vit_lite.weights.layout import Description, Form, Layout
 from big_vit_lite.weights.layouts import detect, find
 from big_vit_lite.weights.preprocessing import Preprocessing
 from big_vit_lite.weights.sections import Known, Sections
+
+WRONG = (
+    KeyError,
+    TypeError,
+    IndexError,
+    ZeroDivisionError,
+    AttributeError,
+    pydantic.ValidationError,
+)
+"""What settings or shapes of another kind than a layout expects lead to."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,10 +134,11 @@ def describe(layout: Layout, source: Source, known: Mapping[str, Any] | None = N
     facts = Known(source.path, dict(known or {}))
     try:
         described = layout.describe(source, facts)
-    except (KeyError, TypeError, IndexError, ZeroDivisionError, AttributeError) as error:
+    except WRONG as error:
+        reason = " ".join(str(error).split("For further")[0].split())
         raise InputError(
             f"{source.path}, laid out as {layout.title}, or the JSON beside it does not say what "
-            f"it should ({type(error).__name__}: {error}): fetch both again."
+            f"it should ({type(error).__name__}: {reason}): fetch both again."
         ) from None
     facts.check()
     return described

@@ -10,6 +10,8 @@ HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 """Mean and standard deviation of each channel, pixels in [0, 1]."""
+BY_EDGE = ("CLIP", "Bit")
+"""transformers' processors for which a number as size is that of the shorter side."""
 METHODS = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers, as transformers' JSON has them."""
 
@@ -62,16 +64,16 @@ def from_transformers(about: dict[str, Any], where: Any) -> Preprocessing:
         raise InputError(f"{where}: preprocessor_config.json has resample {number}, unknown here.")
     method, size = METHODS[number], about.get("size", 224)
     statistics = tuple(about["image_mean"]), tuple(about["image_std"])
-    crop = _side(about.get("crop_size", size)) if about.get("do_center_crop") else None
-    if isinstance(size, dict) and "shortest_edge" not in size or crop is None:
-        text = published.squash(_side(size), method)
-    else:
-        enlarged = size["shortest_edge"] if isinstance(size, dict) else size
+    crop = ""
+    if about.get("do_center_crop"):
         # transformers' crop is one pixel off torchvision's where the margin is odd.
-        text = (
-            f"decode|resize_small({enlarged}, {method!r}, rule='torchvision')|central_crop({crop})"
-        )
-    return Preprocessing(text, *statistics)
+        crop = f"|central_crop({_side(about.get('crop_size', size))})"
+    kind = about.get("image_processor_type") or about.get("feature_extractor_type") or ""
+    by_edge = "shortest_edge" in size if isinstance(size, dict) else kind.startswith(BY_EDGE)
+    if not by_edge:
+        return Preprocessing(published.squash(_side(size), method) + crop, *statistics)
+    edge = f"decode|resize_small({_side(size)}, {method!r}, rule='torchvision')"
+    return Preprocessing(edge + crop, *statistics)
 
 
 def _side(size: Any) -> Any:

@@ -106,10 +106,14 @@ def params_for(loaded: weights.Loaded, case: str) -> dict:
         return loaded.params
     sections = loaded.sections
     factor = LOW[(sections.text or sections.model).norm_eps]
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: x * factor if EMBEDDINGS.fullmatch("/".join(k.key for k in path)) else x,
-        loaded.params,
-    )
+    resnet = "conv_0" in loaded.params.get("img", {})
+
+    def scaled(path, x):
+        name = "/".join(entry.key for entry in path)
+        out = resnet and name.startswith("img/")
+        return x * factor if EMBEDDINGS.fullmatch(name) and not out else x
+
+    return jax.tree_util.tree_map_with_path(scaled, loaded.params)
 
 
 def errors(sections: Sections, params: dict, arrays: dict, case: str) -> dict[str, float]:

@@ -4,6 +4,7 @@ Files and outputs were recorded by tools/record_weights; tests marked `extra` co
 """
 
 import copy
+import importlib.util
 
 import numpy as np
 import pytest
@@ -134,3 +135,14 @@ def test_the_recording_is_what_the_libraries_compute_now(name):
     for key, x in arrays.items():
         if x.dtype == np.float32 and not key.startswith("file/"):
             assert np.abs(x - old[key]).max() <= 1e-5 * np.abs(old[key]).max(), key
+
+
+def test_the_table_of_the_page_is_what_is_registered_and_recorded():
+    path = parity.ROOT / "tools" / "list_layouts.py"
+    spec = importlib.util.spec_from_file_location("list_layouts", path)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    page = tool.PAGE.read_text()
+    assert tool.with_table(page) == page, "run python tools/list_layouts.py"
+    for layout in LAYOUTS:
+        assert f"| {layout.number} | {layout.title} | `{layout.name}` |" in page

@@ -11,10 +11,11 @@ import numpy as np
 HERE = pathlib.Path(__file__).parent
 GOLDENS = HERE.parents[1] / "tests" / "weights" / "goldens"
 LIBRARIES = ("torch", "transformers", "timm", "open_clip_torch", "safetensors")
-SIDE, OTHER, PATCH = 12, (16, 8), 4
-"""Pixels of the native, square images, (height, width) of the others, and of a patch."""
+SIDE, OTHER, PATCH = 16, (8, 32), 4
+"""Pixels of the native, square images, (height, width) of the others, and of a patch. Both have as
+many patches, and texts as many tokens, so that the tests compile each operation once."""
 WIDTH, DEPTH, HEADS, MLP, CLASSES = 32, 2, 4, 64, 7
-TEXT_WIDTH, TEXT_HEADS, VOCABULARY, LENGTH, FEATURES = 24, 3, 40, 9, 20
+TEXT_WIDTH, TEXT_HEADS, VOCABULARY, LENGTH, FEATURES = 32, 4, 40, 17, 20
 
 Arrays = dict[str, np.ndarray]
 
@@ -41,8 +42,8 @@ def images(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 def tokens(rng: np.random.Generator, end: bool, pad: int = 0) -> np.ndarray:
     """Texts of several lengths; with `end` the largest id follows each."""
-    found = rng.integers(1, VOCABULARY - 1, (3, LENGTH))
-    for row, at in enumerate((5, LENGTH - 1, 2)):
+    found = rng.integers(1, VOCABULARY - 1, (2, LENGTH))
+    for row, at in enumerate((5, LENGTH - 1)):
         if end:
             found[row, at] = VOCABULARY - 1
             found[row, at + 1 :] = pad
@@ -87,17 +88,17 @@ def files_of(folder: pathlib.Path) -> Arrays:
     }
 
 
-GAINS = {"fc1": 3, "c_fc": 3, "w12": 3, "weights_in": 3, "Dense_0": 3, "fc2": 8, "c_proj": 8,
-         "w3": 8, "weights_out": 8, "Dense_1": 8}  # fmt: skip
-"""By names of linear maps in MLPs."""
+FIRST = ("fc1", "c_fc", "w12", "weights_in", "Dense_0")
+LAST = ("fc2", "c_proj", "w3", "weights_out", "Dense_1")
+"""Names of an MLP's linear maps."""
 
 
 def noise(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Norm scales near 1, kernels that keep the variance, all else about 0.3.
 
-    Kernels of MLPs are three and eight times that, as after training: their inputs reach where the
-    forms of GELU differ most, near 2, and their share of the tokens is large. Logit scales are near
-    CLIP's; the running variances of batch norms are positive.
+    What enters an MLP's activation lies around -2, as it mostly does after training: there the
+    forms of GELU differ most against their values. The map behind it makes up for their smallness.
+    Logit scales are near CLIP's; the running variances of batch norms are positive.
     """
     x = rng.standard_normal(shape)
     parts = name.replace("/", ".").split(".")
@@ -111,19 +112,19 @@ def noise(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.nda
         return np.asarray(1 + 0.3 * x, np.float32)
     if owner.startswith("bn") and last == "bias":
         return np.asarray(0.7 + 0.3 * x, np.float32)
+    inner = owner == "dense" and "attention" not in name
+    first = owner in FIRST or (inner and "intermediate" in name)
+    if first and last == "bias":
+        return np.asarray(-2 + 0.3 * x, np.float32)
     if len(shape) > 1 and last in ("weight", "kernel", "in_proj_weight") and "emb" not in owner:
         inputs = np.prod(shape[1:] if last != "kernel" else shape[:-1])
-        gain = GAINS.get(owner, 1)
-        if owner == "dense" and "intermediate" in name:
-            gain = GAINS["fc1"]
-        if owner == "dense" and "output" in name and "attention" not in name:
-            gain = GAINS["fc2"]
+        gain = 8 if owner in LAST or (inner and ".output." in name) else 1
         return np.asarray(gain * x / np.sqrt(inputs), np.float32)
     return np.asarray(0.3 * x, np.float32)
 
 
 EMBEDDINGS = re.compile(
-    r".*(patch_embed|embeddings?\b|cls_token|cls_emb|pos_embed|positional|dist_token|"
+    r".*(patch_embed|embeddings?\b|cls_token|cls_emb|class_embedding|pos_embed|positional|dist_token|"
     r"distillation_token|reg_token|register_tokens|visual\.conv1).*"
 )
 """Parameters from which the tokens are made that enter the first norm."""
@@ -137,9 +138,11 @@ def lower_variance(model) -> None:
 
     norms = (x for x in model.modules() if isinstance(x, torch.nn.LayerNorm))
     factor = LOW[next(norms).eps]
+    resnet = any(isinstance(x, torch.nn.BatchNorm2d) for x in model.modules())
     with torch.no_grad():
         for name, x in model.named_parameters():
-            if EMBEDDINGS.fullmatch(name) and "mask_token" not in name:
+            out = "mask_token" in name or (resnet and name.startswith("visual."))
+            if EMBEDDINGS.fullmatch(name) and not out:
                 x.mul_(factor)
 
 

@@ -138,7 +138,7 @@ def big_vision_pair(seed: int = 63) -> Arrays:
 
     text = {
         "Embed_0/embedding": (VOCABULARY, TEXT_WIDTH), "pos_embedding": (1, LENGTH, TEXT_WIDTH),
-        **_stack("Encoder_0", TEXT_WIDTH, TEXT_HEADS, 4 * TEXT_WIDTH),
+        **_stack("Encoder_0", TEXT_WIDTH, TEXT_HEADS, MLP),
         **_dense("head", TEXT_WIDTH, WIDTH),
     }  # fmt: skip
     names = _image("params/img/", "map") | {f"params/txt/{k}": x for k, x in text.items()}

@@ -101,7 +101,7 @@ def deit(seed: int = 2) -> Arrays:
         hf.DeiTConfig(**TOWER, num_labels=CLASSES, **EAGER)
     )
     processor = hf.DeiTImageProcessor(
-        size={"height": 14, "width": 14}, crop_size={"height": SIDE, "width": SIDE}
+        size={"height": 18, "width": 18}, crop_size={"height": SIDE, "width": SIDE}
     )
     outputs = {
         "head": lambda out: out.cls_logits,
@@ -117,7 +117,7 @@ def dinov2(seed: int = 3) -> Arrays:
     sizes = {k: x for k, x in TOWER.items() if k != "intermediate_size"}
     model = hf.Dinov2Model(hf.Dinov2Config(**sizes, mlp_ratio=2, **EAGER))
     processor = hf.BitImageProcessor(
-        size={"shortest_edge": 14}, crop_size={"height": SIDE, "width": SIDE}, resample=3,
+        size={"shortest_edge": 18}, crop_size={"height": SIDE, "width": SIDE}, resample=3,
         image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225],
     )  # fmt: skip
     return _record(model, processor, seed, {"encoded": lambda out: out.last_hidden_state})

@@ -22,6 +22,7 @@ NAMES = (
 )
 """Files of weights in a folder as the hub has it, the preferred first."""
 BESIDE = ("config.json", "preprocessor_config.json", "open_clip_config.json")
+SUFFIXES = (".npz", ".safetensors", ".pt", ".pth", ".bin")
 KINDS = "safetensors, .npz, or torch's .pt, .pth and .bin"
 
 
@@ -58,6 +59,17 @@ class Source:
         return self.configs[name]
 
 
+def holds_weights(path: str | Path) -> bool:
+    """Whether a path is of published weights: a file, or a folder that has one by its usual name.
+
+    Our own checkpoints are folders without such files.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return any((path / name).is_file() for name in NAMES) or bool(list(path.glob("*.npz")))
+    return path.is_file() or path.suffix in SUFFIXES
+
+
 def open_source(path: str | Path) -> Source:
     """Opens a file of weights, an index of shards, or a folder with one of them.
 
@@ -77,8 +89,7 @@ def _file_of(folder: Path) -> Path:
     for name in NAMES:
         if (folder / name).is_file():
             return folder / name
-    others = sorted(p for p in folder.iterdir() if p.suffix in (".npz", ".safetensors", ".pt",
-                                                               ".pth", ".bin"))  # fmt: skip
+    others = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES)
     if len(others) == 1:
         return others[0]
     held = ", ".join(p.name for p in others[:4]) or "no file of weights"

@@ -75,7 +75,13 @@ def fits_dino(source: Source) -> bool:
 
 
 def _has_no_oddity(source: Source) -> bool:
-    odd = ("reg_token", "blocks.0.ls1.gamma", "attn_pool.q.weight", "norm_pre.weight")
+    odd = (
+        "reg_token",
+        "blocks.0.ls1.gamma",
+        "attn_pool.q.weight",
+        "norm_pre.weight",
+        "fc_norm.weight",
+    )
     return not any(name in source.arrays for name in odd)
 
 

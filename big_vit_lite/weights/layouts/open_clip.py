@@ -84,10 +84,13 @@ def per_head(source: Source, known: Known, vision: dict) -> int:
     """Features of a head of the image tower: open_clip's default is 64."""
     if vision or "visual.conv1.weight" not in source.arrays:
         return vision.get("head_width") or native.PER_HEAD
+    if "visual.layer1.0.conv1.weight" in source.arrays:
+        return native.PER_HEAD
     width = source.shapes["visual.conv1.weight"][0]
-    published = {size.width // size.heads for size in SIZES.values() if size.width == width}
-    if len(published) == 1 or "visual.layer1.0.conv1.weight" in source.arrays:
-        return published.pop() if len(published) == 1 else native.PER_HEAD
+    sizes = (size for name, size in SIZES.items() if name != "mu")  # which is nobody's but ours
+    published = {size.width // size.heads for size in sizes if size.width == width}
+    if len(published) == 1:
+        return published.pop()
     return width // known.need("image_heads", "how many heads its image tower has")
 
 

@@ -124,7 +124,6 @@ def configs(sections: Sections, found: Preprocessing | None, form: Form) -> dict
     del text["no_causal_mask"], text["pool_type"]
     text |= {
         "embed_cls": True, "output_tokens": True, "pad_id": sections.text.pad_id,
-        "correct_cls_mask": not decoder.pad_shift,
     }  # fmt: skip
     keys = ("context_length", "vocab_size", "width", "heads", "mlp_ratio")
     model["multimodal_cfg"] = {k: text[k] for k in keys} | {"layers": decoder.depth}

@@ -94,7 +94,8 @@ def text_of(source: Source, known: Known, prefix: str, activation: str, **fields
         width,
         count(shapes, f"{block}.{{i}}.ln_1.weight"),
         shapes[f"{block}.0.mlp.c_fc.weight"][0],
-        known.get("text_heads", width // PER_HEAD),
+        known.get("text_heads", width // PER_HEAD)
+        or known.need("text_heads", "how many heads its text tower has"),
     )
     length = shapes[f"{prefix}positional_embedding"][0]
     defaults = {"norm_eps": EPS, "activation": activation, "init": "clip", "length": length}

@@ -181,13 +181,19 @@ def configs(sections: Sections, found: Preprocessing | None, form: Form) -> dict
     pools = {"cls": "token", "gap": "avg", "map": "map", "none": ""}
     side = model.image_size
     architecture = form.get("architecture") or _architecture(model)
+    token = _has_class_token(model)
+    if model.registers and token and model.class_position:
+        raise InputError(
+            "timm's models with registers have no position for the class token: add the first row "
+            "of pos_embedding to cls, drop it, and set model.class_position=False."
+        )
     args = {
         "embed_dim": size.width, "depth": size.depth, "num_heads": size.heads,
         "img_size": side if isinstance(side, int) else list(side),
         "patch_size": patch[0] if patch[0] == patch[1] else list(patch),
         "mlp_ratio": size.mlp_dim / size.width * (2 if model.activation == "swiglu" else 1),
         "in_chans": model.channels, "qkv_bias": model.qkv_bias, "reg_tokens": model.registers,
-        "class_token": _has_class_token(model), "no_embed_class": not model.class_position,
+        "class_token": token, "no_embed_class": not (model.class_position and token),
         "pre_norm": model.pre_norm, "init_values": model.layer_scale,
         "global_pool": pools[model.pool],
         "num_classes": model.classes or 0,

@@ -148,16 +148,19 @@ def preprocessor(found: Preprocessing | None, kind: str) -> dict[str, Any]:
     calls = [ast.parse(part, mode="eval").body for part in found.transform.split("|")[1:]]
     names = [call.func.id for call in calls]
     arguments = [[ast.literal_eval(x) for x in call.args] for call in calls]
-    if names == ["resize"]:
-        size, method = (*arguments[0], "bilinear")[:2]
-        height, width = pair(size)
-        about |= {"size": {"height": height, "width": width}, "resample": numbers[method]}
-        return {"preprocessor_config.json": about | {"do_center_crop": False}}
-    if names == ["resize_small", "central_crop"]:
-        size, method = (*arguments[0], "area")[:2]
-        height, width = pair(arguments[1][0])
-        if method in numbers:
-            about |= {"size": {"shortest_edge": size}, "resample": numbers[method]}
-            about |= {"do_center_crop": True, "crop_size": {"height": height, "width": width}}
-            return {"preprocessor_config.json": about}
-    return {}
+    size, method = (*arguments[0], "bilinear" if names[0] == "resize" else "area")[:2]
+    if names not in TRANSFORMS or method not in numbers:
+        return {}
+    about |= {"resample": numbers[method], "do_center_crop": len(names) == 2}
+    about["size"] = {"shortest_edge": size} if names[0] == "resize_small" else _square(size)
+    if len(names) == 2:
+        about["crop_size"] = _square(arguments[1][0])
+    return {"preprocessor_config.json": about}
+
+
+TRANSFORMS = (["resize"], ["resize", "central_crop"], ["resize_small", "central_crop"])
+
+
+def _square(size: Any) -> dict[str, int]:
+    height, width = pair(size)
+    return {"height": height, "width": width}
