@@ -38,6 +38,9 @@ TEXT = {
     "context_length": LENGTH, "vocab_size": VOCABULARY, "width": TEXT_WIDTH, "heads": TEXT_HEADS,
     "layers": DEPTH, "mlp_ratio": MLP / TEXT_WIDTH,
 }  # fmt: skip
+WIDE = (OTHER[0], OTHER[1] - 2 * PATCH)
+"""open_clip compares the number of positions only: another one is what it resamples."""
+RATIO = {"mlp_ratio": 4.0}  # which CoCa's decoder has whatever is said
 PREPROCESS = {"size": [SIDE, SIDE], "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25],
               "interpolation": "bicubic", "resize_mode": "squash"}  # fmt: skip
 
@@ -113,12 +116,12 @@ def _native(seed: int, custom: bool, quick: bool, **text) -> Arrays:
     fields = {k: x for k, x in about.items() if k != "custom_text"}
     model = build(**fields).eval()
     randomise(model, np.random.default_rng(seed))
-    other = build(**(fields | {"vision_cfg": VISION | {"image_size": OTHER}})).eval()
+    wide = build(**(fields | {"vision_cfg": VISION | {"image_size": WIDE}})).eval()
     state = dict(model.state_dict())
-    resize_pos_embed(state, other)
-    other.load_state_dict(state)
+    resize_pos_embed(state, wide)
+    wide.load_state_dict(state)
     x, text_ids = _inputs(seed)
-    arrays = saved(model, about) | run(other, x["other"], text_ids, "other")
+    arrays = saved(model, about) | run(wide, x["other"][:, :, : WIDE[1]], text_ids, "other")
     return arrays | run_native(model, x["native"], text_ids)
 
 
@@ -201,8 +204,8 @@ def coca(seed: int = 44) -> Arrays:
             "attentional_pool": True, "attn_pooler_queries": 5, "attn_pooler_heads": 4,
             "output_tokens": True,
         },
-        "text_cfg": TEXT | {"embed_cls": True, "output_tokens": True},
-        "multimodal_cfg": TEXT,
+        "text_cfg": TEXT | RATIO | {"embed_cls": True, "output_tokens": True},
+        "multimodal_cfg": TEXT | RATIO,
     }  # fmt: skip
     model = open_clip.CoCa(**about).eval()
     randomise(model, np.random.default_rng(seed))
