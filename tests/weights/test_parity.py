@@ -114,12 +114,18 @@ def test_goldens_come_from_the_recording_scripts():
         assert str(parity.golden(name)["origin/script_sha256"]) == sha, f"record {name}.npz again"
 
 
+def need_the_libraries():
+    pytest.importorskip("torch")
+    parity.recorder().open_torchvision()
+    for library in ("transformers", "timm", "open_clip"):
+        pytest.importorskip(library)
+
+
 @pytest.mark.extra
 @pytest.mark.parametrize("name", NAMES)
 def test_equal_live(name):
     """With other weights than those recorded, made now by the libraries that are installed."""
-    for library in ("torch", "transformers", "timm", "open_clip"):
-        pytest.importorskip(library)
+    need_the_libraries()
     record = parity.records()[name]
     for seed in (1007, 1008):
         arrays = record(seed)
@@ -129,8 +135,7 @@ def test_equal_live(name):
 @pytest.mark.extra
 @pytest.mark.parametrize("name", NAMES)
 def test_the_recording_is_what_the_libraries_compute_now(name):
-    for library in ("torch", "transformers", "timm", "open_clip"):
-        pytest.importorskip(library)
+    need_the_libraries()
     arrays, old = parity.records()[name](), parity.golden(name)
     for key, x in arrays.items():
         if x.dtype == np.float32 and not key.startswith("file/"):
