@@ -9,7 +9,7 @@ from big_vit_lite.parallel import training as steps
 
 IMAGE, LENGTH = (8, 8, 3), 6
 TEXT = f"lower|tokenize('bytes')|truncate({LENGTH})|pad({LENGTH})"
-SIZES = {"width": 16, "depth": 2, "heads": 2, "mlp_dim": 32}
+SIZES = {"width": 16, "depth": 1, "heads": 2, "mlp_dim": 32, "remat": "none"}
 
 
 def make_run(batch_size=16, model=None, text=None, steps=20, data=None, **fields):

@@ -259,10 +259,11 @@ class Run(Section):
     examples: Natural | None = None
     """Length in training images seen; rounded up to a step."""
     init: str | None = None
-    """Checkpoint directory, here or on gs://, whose parameters start the run: all of them, not
-    their averages, the position table resampled to this run's grid. For another model or other
-    classes see init_rules. The optimiser starts anew; to go on with a stopped run give its
-    --workdir instead."""
+    """Checkpoint directory, here or on gs://, or file of published weights (.npz, .safetensors,
+    torch's; or their folder), whose parameters start the run: all of them, not their averages, the
+    position table resampled and patches resized to this run's. For another model or other classes
+    see init_rules. The optimiser starts anew; to go on with a stopped run give its --workdir
+    instead."""
     init_rules: Renames = ()
     """(regular expression, replacement) pairs over the names of init's parameters; the first that
     is found renames. The replacement "skip" leaves such parameters as they are drawn, and those of
