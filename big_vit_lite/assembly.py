@@ -145,6 +145,11 @@ def check_text(run: config.Run, task) -> None:
                 f"{transform}.text and data.train.text make other tokens of a text, or another "
                 "number of them; all texts of a run want one tokenizer and one length."
             )
+    if tower.pad_id is not None and tower.pad_id != text.pad_id:
+        raise config.InputError(
+            f"text.pad_id is {tower.pad_id}, but data.train.text pads with token {text.pad_id}; "
+            f"set text.pad_id={text.pad_id}."
+        )
     if tower.pool != "end":
         return
     if text.end_id is None:

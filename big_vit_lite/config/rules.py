@@ -155,6 +155,12 @@ def _two_towers(run: Run) -> Iterator[Fault]:
     if task.name == "coca" and run.decoder is None:
         wanted = "is missing; task coca wants a caption decoder, such as decoder.queries=256"
         yield Fault("decoder", wanted, depends=("task.name",))
+    if task.name == "coca" and run.text is not None and run.text.pad_id is None:
+        wanted = (
+            "is missing; task coca predicts no padding: give the id with which data.train.text "
+        )
+        wanted += "pads, 0 for CLIP's vocabulary"
+        yield Fault("text.pad_id", wanted, depends=("task.name",))
     if task.name != "coca" and run.decoder is not None:
         wanted = f"has no use in task {task.name}; take it away, or set task.name=coca"
         yield Fault("decoder", wanted, depends=("task.name",))

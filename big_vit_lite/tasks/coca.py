@@ -37,7 +37,7 @@ class CocaTask(Contrastive):
         with jax.named_scope("caption"):
             logits = constrain(logits[:, :-1])
             nll = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-        counts = targets != self.pad_id if self.pad_id is not None else jnp.ones_like(targets, bool)
+        counts = targets != self.pad_id
         return {
             "caption_nll": jnp.sum(jnp.where(counts, nll, 0.0), axis=-1),
             "caption_tokens": jnp.sum(counts, axis=-1).astype(jnp.float32),

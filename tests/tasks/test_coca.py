@@ -7,6 +7,8 @@ import numpy as np
 import pairs
 import pytest
 
+from big_vit_lite import assembly, config
+
 PAD, START, END = 256, 257, 258
 TOLERANCE = 1e-5
 
@@ -133,3 +135,15 @@ def test_what_it_writes_is_the_likeliest_token_each_time():
             assert text[at] == allowed.argmax()
     # The end at the last place is no choice: it costs its own share all the same.
     np.testing.assert_allclose(-scores, nll, rtol=1e-4)
+
+
+def test_padding_of_the_text_is_that_of_the_tower():
+    run = make_run()
+    task = pairs.make_task(run)
+    assembly.check_text(run, task)
+    other = run.model_copy(update={"text": run.text.model_copy(update={"pad_id": 0})})
+    with pytest.raises(config.InputError) as caught:
+        assembly.check_text(other, task)
+    assert str(caught.value) == (
+        "text.pad_id is 0, but data.train.text pads with token 256; set text.pad_id=256."
+    )
