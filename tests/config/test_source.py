@@ -68,7 +68,8 @@ def test_missing_file_names_the_nearest_shipped_one(tmp_path):
     assert not any(name.startswith("_") for name in names)
     with pytest.raises(config.InputError) as caught:
         config.load(shipped[names.index("quickstart.py")].replace("quickstart", "quikstart"))
-    assert f'did you mean "{shipped[2]}"?' in str(caught.value)
+    wanted = shipped[names.index("quickstart.py")]
+    assert f'did you mean "{wanted}"?' in str(caught.value)
 
 
 @pytest.mark.parametrize(
