@@ -149,6 +149,23 @@ def test_quickstart_parts():
         load("quickstart", "split=other")
 
 
+def test_clip_quickstart_splits():
+    run = load("clip_quickstart", "seed=3")
+    assert run.seed == 3
+    held = run.evals["unseen"].data
+    assert [run.data.train.split, run.data.val.split, held.split] == ["train", "val", "unseen"]
+    assert run.data.batch_size == 160  # each caption that trains once
+    tune = load("clip_quickstart", "split=tune")
+    splits = [tune.data.train.split, tune.data.val.split, tune.evals["unseen"].data.split]
+    assert splits == ["tune_train", "tune", "tune_unseen"]
+    assert tune.data.batch_size == 120
+    for one in (run, tune):
+        assert one.data.train.sampler == "balanced"
+        assert one.data.train.examples == one.data.batch_size * one.steps
+    with pytest.raises(config.InputError, match='split = "val": wants random or tune'):
+        load("clip_quickstart", "split=val")
+
+
 def test_cifar10_arguments():
     run = load("cifar10", "path=here,image_key=img,tune")
     assert (run.data.train.path, run.data.val.image_key) == ("here", "img")
