@@ -1,4 +1,4 @@
-"""Training curves as PNG, from metrics.jsonl: loss, accuracy, learning rate."""
+"""Training curves as PNG, from metrics.jsonl: loss, accuracy or recall, learning rate."""
 
 import io
 from collections.abc import Mapping
@@ -10,6 +10,12 @@ from big_vit_lite.storage import Place
 
 # Okabe & Ito (2008): told apart with any colour vision, and in grey by their line styles.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Panels of metrics that are shares, by the end of their names.
+_SHARES = {
+    "top1": "top-1 accuracy",
+    "image_to_text/r1": "image to text R@1",
+    "text_to_image/r1": "text to image R@1",
+}
 
 
 def curve(workdir: str | Place) -> Place:
@@ -49,8 +55,8 @@ def _draw(runs: Mapping[str, list[Row]], path: Place, title: str) -> Place:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = [("loss", "loss"), ("top1", "top-1 accuracy"), ("lr", "learning rate")]
-    panels = [(end, label) for end, label in panels if any(_keys(r, end) for r in runs.values())]
+    panels = {"loss": "loss", **_SHARES, "lr": "learning rate"}
+    panels = [(e, label) for e, label in panels.items() if any(_keys(r, e) for r in runs.values())]
     figure = Figure(figsize=(4.6 * max(len(panels), 1), 3.6), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     for position, (end, label) in enumerate(panels, 1):
@@ -82,7 +88,7 @@ def _lines(axes, rows: list[Row], end: str, run: str, colour: int | None) -> Non
         trained = key.startswith("train/")
         averaged = "/ema/" in key
         label = key.removesuffix(f"/{end}").replace("/ema", ", averaged")
-        if end == "top1":
+        if end in _SHARES:
             label += f" (best {max(values):.2%})"
         elif not trained:
             label += f" (last {values[-1]:.3g})"

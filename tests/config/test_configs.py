@@ -139,6 +139,26 @@ def test_coca_is_clip_with_a_decoder():
     assert load("coca_b32", "variant=L/14").joint.features == 768
 
 
+def test_clip_emoji_arguments():
+    run = load("clip_emoji", "path=here,train=fit,val=tune,seed=2")
+    assert (run.seed, run.data.train.split, run.data.val.split) == (2, "fit", "tune")
+    assert "tokenize('here/words.json')" in run.data.train.text
+    assert "tokenize('other.json')" in load("clip_emoji", "vocabulary=other.json").data.train.text
+    assert run.data.val.transform == "decode|resize(48)" and run.text.pad_id == 0
+
+
+def test_clip_flickr_has_the_towers_of_clip_emoji_and_data_of_its_own():
+    run, emoji = load("clip_flickr", "path=here"), load("clip_emoji")
+    assert (run.model, run.optim, run.joint) == (emoji.model, emoji.optim, emoji.joint)
+    assert run.data.train.caption_key == run.data.val.caption_key == "json.captions"
+    assert (run.data.train.part, run.data.val.split) == ("", "val")
+    tune = load("clip_flickr", "split=tune").data
+    assert (tune.train.part, tune.val.part) == ("rest(10%, seed=0)", "held_out(10%, seed=0)")
+    assert tune.val.split == "train"
+    with pytest.raises(config.InputError, match='split = "test": wants one of val, tune'):
+        load("clip_flickr", "split=test")
+
+
 def test_quickstart_parts():
     assert load("quickstart", "split_seed=2").data.train.part == "rest(20%, seed=2)"
     assert load("quickstart", "split=writers").data.val.part == "[1415:]"

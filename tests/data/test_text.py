@@ -65,6 +65,25 @@ def test_template():
     assert rng.random() == np.random.default_rng(0).random()
 
 
+def test_drop_words():
+    caption = " a red  cat\tsleeps "
+    assert said("drop_words(0)", caption) == "a red cat sleeps"
+    drawn = [said("drop_words(0.3)", caption, seed).split() for seed in range(400)]
+    for word in caption.split():
+        assert 0.6 < sum(word in words for words in drawn) / 400 < 0.8
+    assert all(words == [w for w in caption.split() if w in words] for words in drawn)
+    single = [said("drop_words(1)", caption, seed) for seed in range(200)]
+    assert all(single.count(word) > 25 for word in caption.split())
+    assert said("drop_words(0.5)", "") == "" and said("drop_words(0.5)", " ") == " "
+    whole = text.parse("drop_words(1)|template('a {}', 'the {}')" + AT_END)
+    for transform, wanted in (
+        (whole.without_chance(), "a big cat"),
+        (whole.without_templates(), "big cat"),
+    ):
+        ids = transform("big cat", np.random.default_rng(0))
+        assert bytes(ids[ids < 256].tolist()).decode() == wanted
+
+
 def test_truncate_keeps_the_end_token_of_texts_that_were_cut():
     def ids(operations, caption):
         return text.parse(operations)(caption, None).tolist()
@@ -155,6 +174,10 @@ EXAMPLE = "write for example lower|tokenize('bytes')|truncate(64)|pad(64)"
         ("tokenize('bytes')|pad(9, True)", "pad: id is a whole number from 0 on, not True"),
         ("template|tokenize('bytes')|pad(9)", "template: give at least one text with {} in it"),
         ("template('a', 'b {}')|tokenize('bytes')|pad(9)", "is a text with {} in it, not 'a'"),
+        (
+            "drop_words(2)|tokenize('bytes')|pad(9)",
+            "drop_words: p is a number between 0 and 1, not 2",
+        ),
         ("canonicalize(keep=3)|tokenize('bytes')|pad(9)", "canonicalize: keep is a text, not 3"),
     ],
 )

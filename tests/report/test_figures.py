@@ -60,6 +60,22 @@ def test_curve_shows_loss_accuracy_and_rate(tmp_path, drawn):
     assert [p.name for p in path.parent.iterdir() if p.name.startswith(".")] == []
 
 
+def test_recall_both_ways_has_a_panel_each(tmp_path, drawn):
+    rows = [
+        {"step": i, "coco/image_to_text/r1": i / 9, "coco/ema/image_to_text/r1": i / 8,
+         "coco/text_to_image/r1": i / 7, "coco/text_to_image/r5": i / 6}
+        for i in range(1, 4)
+    ]  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    curve(tmp_path)
+    there, back = drawn[0].axes
+    assert (there.get_ylabel(), back.get_ylabel()) == ("image to text R@1", "text to image R@1")
+    assert [line.get_label() for line in there.lines] == [
+        "coco (best 33.33%)", "coco, averaged (best 37.50%)",
+    ]  # fmt: skip
+    assert [line.get_label() for line in back.lines] == ["coco (best 42.86%)"]
+
+
 def test_curves_of_seeds_have_a_colour_each(tmp_path, drawn):
     runs = {f"seed {i}": write(tmp_path / str(i), i / 10, averaged=False) for i in range(3)}
     path = curves(runs, tmp_path / "seeds.png", "digits")

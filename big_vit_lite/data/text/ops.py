@@ -10,7 +10,7 @@ import numpy as np
 
 from big_vit_lite.data import tokenizers
 from big_vit_lite.data.grammar import WholeFault
-from big_vit_lite.data.transforms.op import require_count, shown
+from big_vit_lite.data.transforms.op import require_count, require_number, shown
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -89,6 +89,27 @@ class Template(TextOp):
         n = len(self.templates)
         template = self.templates[0 if n == 1 else int(rng.random() * n)]
         return template.replace("{}", text)
+
+
+@dataclass(frozen=True)
+class DropWords(TextOp):
+    """Each word left out with probability `p` (Wei and Zou 2019); evaluation leaves none out.
+
+    Of a text that would lose all its words one stays. White space is squeezed.
+    """
+
+    p: float
+
+    def __post_init__(self) -> None:
+        require_number(self.p, "p", 0.0, 1.0)
+
+    def __call__(self, text: str, rng: np.random.Generator) -> str:
+        words = text.split()
+        if not words:
+            return text
+        drawn = rng.random(len(words))
+        kept = [word for word, chance in zip(words, drawn, strict=True) if chance >= self.p]
+        return " ".join(kept or [words[int(drawn.argmax())]])
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from big_vit_lite.data.grammar import Grammar
 from big_vit_lite.data.text.ops import (
     Canonicalize,
     Clean,
+    DropWords,
     Lower,
     Pad,
     Template,
@@ -36,6 +37,7 @@ OPS: Mapping[str, type] = {
     "canonicalize": Canonicalize,
     "clean": Clean,
     "template": Template,
+    "drop_words": DropWords,
     "tokenize": Tokenize,
     "truncate": Truncate,
     "pad": Pad,
@@ -82,15 +84,18 @@ class TextTransform:
         return self.tokenize.loaded().decode(ids)
 
     def without_chance(self) -> TextTransform:
-        """The same, with the first of several templates in place of one at random."""
+        """The same with all words, and the first of several templates, not one at random."""
         first = (
-            Template(op.templates[0]) if isinstance(op, Template) else op for op in self.before
+            Template(op.templates[0]) if isinstance(op, Template) else op
+            for op in self.before
+            if not isinstance(op, DropWords)
         )
         return self._with(tuple(first))
 
     def without_templates(self) -> TextTransform:
         """The same for texts that have been put into templates already, such as prompts."""
-        return self._with(tuple(op for op in self.before if not isinstance(op, Template)))
+        skipped = (Template, DropWords)
+        return self._with(tuple(op for op in self.before if not isinstance(op, skipped)))
 
     def _with(self, before: tuple[TextOp, ...]) -> TextTransform:
         return TextTransform(self.text, before, self.tokenize, self.after)
