@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from big_vit_lite import checkpoint, config, data, evals, models, parallel, tasks
+from big_vit_lite import checkpoint, config, data, evals, models, parallel, tasks, weights
 from big_vit_lite.models.layers import positions
 from big_vit_lite.models.layers.patches import patch_grid
 
@@ -145,6 +145,11 @@ def check_text(run: config.Run, task) -> None:
                 f"{transform}.text and data.train.text make other tokens of a text, or another "
                 "number of them; all texts of a run want one tokenizer and one length."
             )
+    if tower.pad_id is not None and tower.pad_id != text.pad_id:
+        raise config.InputError(
+            f"text.pad_id is {tower.pad_id}, but data.train.text pads with token {text.pad_id}; "
+            f"set text.pad_id={text.pad_id}."
+        )
     if tower.pool != "end":
         return
     if text.end_id is None:
@@ -204,24 +209,41 @@ def from_stored(parts: Parts, state: Any, model: Any = None) -> Any:
 
 
 def init_params(parts: Parts, params: Any) -> tuple[Any, str]:
-    """The parameters to start from: those of `run.init` as `run.init_rules` fit them to the model,
-    and of `params`, freshly drawn, what the rules leave out. And a line that says which.
+    """The parameters to start from, and a line that says which: those of `run.init`, a checkpoint
+    or published weights, as `run.init_rules` fit them to the model, and of `params`, freshly drawn,
+    what the rules leave out.
 
     Raises:
-        InputError: see checkpoint.transfer_params.
+        InputError: see checkpoint.transfer_params and weights.load.
     """
     run = parts.run
     own = to_stored(parts, params)
-    found = checkpoint.transfer_params(
-        run.init,
-        stored_form(parts, jax.eval_shape(lambda: params)),
-        run.init_rules,
-        functools.partial(resize_positions, parts.model),
-    )
+    abstract = stored_form(parts, jax.eval_shape(lambda: params))
+    change = functools.partial(resize_leaf, parts.model)
+    if weights.holds_weights(run.init):
+        found, told = weights.start_from(run, abstract, change)
+    else:
+        found, told = checkpoint.transfer_params(run.init, abstract, run.init_rules, change), ""
     merged = jax.tree.map_with_path(
         lambda path, x: found.leaves.get(parallel.path_name(path), x), own
     )
-    return from_stored(parts, merged), f"started from {run.init}: {found.describe()}"
+    return from_stored(parts, merged), f"started from {run.init}: {told}{found.describe()}"
+
+
+def check_init(run: config.Run) -> None:
+    """Raises InputError where `run.init` holds nothing to start from."""
+    if weights.holds_weights(run.init):
+        weights.check_start(run)
+    else:
+        checkpoint.find(run.init)
+
+
+def resize_leaf(
+    model, name: str, old: tuple[int, ...], new: tuple[int, ...], meta: dict
+) -> Callable[[jax.Array], jax.Array] | None:
+    """How an array of another size becomes this model's: position tables and patch kernels can."""
+    found = resize_positions(model, name, old, new, meta)
+    return weights.patch_resize(name, old, new) if found is None else found
 
 
 def resize_positions(
@@ -229,8 +251,8 @@ def resize_positions(
 ) -> Callable[[jax.Array], jax.Array] | None:
     """How a learned position table of another grid becomes this model's, by the model's own rule.
 
-    The grid is what the checkpoint says, or the square that its rows make. A first row, for the
-    class token, is kept, or left out where the model has none.
+    The grid is what the checkpoint says, or the square that its rows make. First rows, for the
+    class and distillation tokens, are kept, or left out where the model has none.
     """
     tower = models.image_tower(model)
     grid = getattr(tower, "position_grid", None)
@@ -242,7 +264,9 @@ def resize_positions(
     side = math.isqrt(old[1])
     stored = tuple(meta.get("position_grid") or (side, side))
     old_first = old[1] - stored[0] * stored[1]
-    if old_first not in (0, 1) or first > old_first:
+    if old_first not in (0, 1, 2) or first > old_first:
+        return None
+    if stored == tuple(grid) and first == old_first:
         return None
 
     def resize(table: jax.Array) -> jax.Array:

@@ -19,8 +19,9 @@ OPTIONS = (
     config.Option(
         "predictions",
         "DIR",
-        "Takes a file of predictions for each evaluation, one JSON object an example: index, name, "
-        "label, loss and the best classes with their probabilities.",
+        "Takes a file of predictions for each evaluation, one JSON object an example: of a "
+        "classifier index, name, label, loss and the best classes with their probabilities; "
+        "docs/evaluation.md has the others.",
         type=storage.place,
     ),
     *parallel.OPTIONS,

@@ -58,7 +58,7 @@ def train(run: config.Run, workdir: str | storage.Place) -> tuple[dict[str, floa
             config.check_resume(config.Run.from_json(meta["config"]), run)
             assembly.check_class_names(parts, meta)
         elif run.init is not None:
-            checkpoint.find(run.init)  # refused now rather than after compiling
+            assembly.check_init(run)  # refused now rather than after compiling
         if parallel.is_first():
             (workdir / "config.json").write_text(run.to_json())
         log.say(f"{workdir}: {parts.steps:,} steps on {describe.mesh(parts.mesh)}; compiling")

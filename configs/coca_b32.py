@@ -59,6 +59,7 @@ def get_config(arg=None):
     config.decoder = dict(queries=256, pool_heads=8)
     config.task = dict(name="coca")
     config.data.train.text = f"tokenize({arg.vocabulary!r})|truncate(76)|pad(76)"
+    config.evals.captions = dict(type="captions", every="1 epochs")
     config.optim.update(lr=lr, warmup=10_000, clip_norm=1.0)
     if arg.tiny:
         beside(__file__, "_tiny_pairs.py").shrink(config)

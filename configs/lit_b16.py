@@ -5,15 +5,21 @@ Command:
     python -m big_vit_lite.train --config configs/lit_b16.py:path=DIR,init=CHECKPOINT
 
 CHECKPOINT is a trained ViT-B/16: the --workdir of a run of vit_b16.py, say. Its head is left out.
-DIR holds train-*.tar and val-*.tar in WebDataset's layout, KEY.jpg and KEY.txt. With features=on
-the tars hold KEY.npy in place of images, what the locked tower makes of them: see "Features
-computed before" in docs/own_data.md. A step then takes the time of the text tower alone.
+DIR holds train-*.tar and val-*.tar in WebDataset's layout, KEY.jpg and KEY.txt.
+
+What the locked tower makes of the images can be computed once, and training then takes the time of
+the text tower alone:
+
+    python tools/precompute_features.py --config configs/lit_b16.py:path=DIR,init=CHECKPOINT \
+        --out FEATURES
+    python -m big_vit_lite.train --config \
+        configs/lit_b16.py:path=DIR,init=CHECKPOINT,features=FEATURES
 
 Arguments, after a colon and separated by commas:
 
     path=data/pairs      the folder
     init=                the image tower's checkpoint; without it the tower is drawn at random
-    features=off         on: train on features computed before
+    features=            folder of features computed before, to train on in place of images
     vocabulary=clip      the tokenizer
     imagenet=            a folder like vit_b16's: its val/ is classified without training on it
     tiny                 4 steps of much smaller towers on digits, without any files
@@ -38,7 +44,7 @@ def get_config(arg=None):
         arg,
         path="data/pairs",
         init="",
-        features="off",
+        features="",
         vocabulary="clip",
         imagenet="",
         tiny=False,
@@ -57,7 +63,6 @@ def get_config(arg=None):
     config.joint = dict(projections="text", logit_scale=10.0)
     config.task = dict(name="contrastive")
 
-    computed = arg.features == "on"
     evaluated = "decode|resize(224)"
     files = dict(source="tar", path=arg.path)
     config.data = dict(
@@ -65,8 +70,7 @@ def get_config(arg=None):
         train=dict(
             files,
             split="train",
-            image_key="npy" if computed else None,
-            transform="features(768)" if computed else evaluated,
+            transform=evaluated,
             text=f"tokenize({arg.vocabulary!r})|truncate(16)|pad(16)",
         ),
         val=dict(files, split="val", transform=evaluated),
@@ -92,5 +96,10 @@ def get_config(arg=None):
     config.report = dict(every=50)
     if arg.tiny:
         beside(__file__, "_tiny_pairs.py").shrink(config)
-        config.model.image_size = None
+        config.model.image_size = 16
+    if arg.features:
+        width = 32 if arg.tiny else 768
+        config.data.train.update(
+            source="arrayrecord", path=arg.features, split="train", transform=f"features({width})"
+        )
     return config

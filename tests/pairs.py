@@ -9,7 +9,7 @@ from big_vit_lite.parallel import training as steps
 
 IMAGE, LENGTH = (8, 8, 3), 6
 TEXT = f"lower|tokenize('bytes')|truncate({LENGTH})|pad({LENGTH})"
-SIZES = {"width": 16, "depth": 2, "heads": 2, "mlp_dim": 32}
+SIZES = {"width": 16, "depth": 1, "heads": 2, "mlp_dim": 32, "remat": "none"}
 
 
 def make_run(batch_size=16, model=None, text=None, steps=20, data=None, **fields):
@@ -58,14 +58,30 @@ def random_batch(run, mesh, step=0):
     return jax.device_put(arrays, parallel.batch_sharding(mesh))
 
 
-def loss_and_gradients(run, sizes, count, accumulate=1, task=None):
-    """(loss, metrics, gradients by path) on `count` devices, sharded as in training."""
+def random_params(task, seed=0):
+    """Every leaf random, logit scale 10; without the seconds that compiling `init` takes."""
+    rng, shapes = np.random.default_rng(seed), jax.eval_shape(task.init, jax.random.key(0))
+
+    def draw(path, x):
+        name = parallel.path_name(path)
+        mean = 1.0 if name.endswith("scale") else np.log(10) if name == "t" else 0.0
+        std = 0.5 if name.endswith("kernel") else 0.0 if name == "t" else 0.2
+        return rng.normal(mean, std, x.shape).astype(np.float32)
+
+    return jax.tree.map_with_path(draw, shapes)
+
+
+def loss_and_gradients(run, sizes, count, accumulate=1, task=None, params=None):
+    """(loss, metrics, gradients by path) on `count` devices, sharded as in training; parameters are
+    those of `task.init` where none are given."""
     mesh = parallel.make_mesh(config.Mesh(**sizes), jax.devices()[:count])
     run = run.model_copy(update={"mesh": config.Mesh(**sizes)})
     task = task or make_task(run, mesh)
     key = jax.random.key(0)
     shardings = parallel.state_shardings(jax.eval_shape(task.init, key), mesh)
-    params = jax.jit(task.init, out_shardings=shardings)(key)
+    if params is None:
+        params = jax.jit(task.init, out_shardings=shardings)(key)
+    params = jax.device_put(params, shardings)
     lock = small.make_optimizer(run, task).lock
 
     def compute(params, batch):

@@ -144,10 +144,10 @@ def test_a_signal_skips_evaluations_which_the_resumed_run_makes_up_for(tmp_path,
     assert main(options(tmp_path / "whole", *more)) == 0
     taken = iter(range(1, 100))
 
-    def signal_in_step_4(pace, waited, original=Pace.step):
+    def signal_in_step_4(pace, waited, flops, original=Pace.step):
         if next(taken) == 4:
             signal.raise_signal(signal.SIGTERM)
-        return original(pace, waited)
+        return original(pace, waited, flops)
 
     with monkeypatch.context() as patch:
         patch.setattr(Pace, "step", signal_in_step_4)
@@ -182,10 +182,10 @@ def test_a_signal_at_any_moment_of_a_step_ends_with_a_save(tmp_path, monkeypatch
 def test_a_signal_in_the_last_step_is_no_reason_to_call_the_run_unfinished(tmp_path, monkeypatch):
     original, calls = Pace.step, iter(range(1, 9))
 
-    def signal_in_step_2(pace, waited):
+    def signal_in_step_2(pace, waited, flops):
         if next(calls) == 2:
             signal.raise_signal(signal.SIGTERM)
-        return original(pace, waited)
+        return original(pace, waited, flops)
 
     monkeypatch.setattr(Pace, "step", signal_in_step_2)
     assert main(options(tmp_path, "--config.steps=2")) == 0

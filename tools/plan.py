@@ -58,7 +58,7 @@ CASES = (
     Case(f"{_VARIANT}G/14", "v5e-256", _mesh(8, 32)),
     Case(f"{_VARIANT}G/14", "v5e-64", _mesh(2, 32) | {"model.remat": "full"}, "fewer chips"),
     Case(f"{_VARIANT}G/14", "v3-1024", _mesh(32, 32), "the hardware of its time"),
-    Case("configs/clip_b32.py", "v5e-64"),
+    Case("configs/clip_b32.py", "v5e-128"),
     Case("configs/clip_b16.py", "v5e-256"),
     Case(f"{_CLIP}L/14", "v5e-256", _mesh(16, 16) | _FULL, "as many chips as its paper had V100"),
     Case("configs/siglip_b16.py", "v4-64", _FULL, "its paper's hardware"),

@@ -13,19 +13,15 @@ from __future__ import annotations
 import os
 import re
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-from big_vit_lite import config
+from big_vit_lite import config, report
 from big_vit_lite.config import Fault, Option
 from big_vit_lite.config.fields import describe, fields_of
 from big_vit_lite.config.load import refuse
 from big_vit_lite.data import parts, prepare, prepared
 from big_vit_lite.data.reencode import Reencode
-from big_vit_lite.report.progress import duration
-
-SECONDS = 10  # between lines of progress in a log
 
 
 def whole(least: int, most: int | None = None) -> Any:
@@ -112,7 +108,7 @@ def main(argv: list[str]) -> None:
         return
     split = read_split({f.name: values[f.name] for f in FIELDS if f.name in values}, faults)
     options = read_options({**values, "name": name})
-    display = Display()
+    display = report.Counting()
     try:
         counts = prepare.prepare(split, options, display.say, display.update)
     except (config.InputError, config.RunError) as error:
@@ -169,55 +165,6 @@ def _as_options(text: str) -> str:
     ):
         text = text.replace(key, option)
     return text
-
-
-class Display:
-    """A bar on a terminal; in a log a line now and then."""
-
-    def __init__(self) -> None:
-        self._began = self._told = time.monotonic()
-        self._done = 0
-        self._bar: Any = None
-        self._task: Any = None
-
-    def say(self, text: str) -> None:
-        if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
-        else:
-            print(text, file=sys.stderr, flush=True)
-
-    def update(self, counts: prepare.Counts) -> None:
-        now = time.monotonic()
-        if sys.stderr.isatty():
-            if self._bar is None:
-                self._open(counts)
-            self._bar.update(self._task, completed=counts.done, text=_left_out(counts))
-        elif now - self._told >= SECONDS or counts.done == counts.total > self._done:
-            self._told, self._done = now, counts.done
-            seconds = duration(now - self._began)
-            self.say(f"{counts.done:,}/{counts.total:,} examples{_left_out(counts)}, {seconds}")
-
-    def _open(self, counts: prepare.Counts) -> None:
-        from rich import progress
-        from rich.console import Console
-
-        self._bar = progress.Progress(
-            progress.MofNCompleteColumn(),
-            progress.BarColumn(),
-            progress.TimeRemainingColumn(),
-            progress.TextColumn("{task.fields[text]}"),
-            console=Console(stderr=True),
-        )
-        self._task = self._bar.add_task("", total=counts.total, text="")
-        self._bar.start()
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-
-def _left_out(counts: prepare.Counts) -> str:
-    return f", {counts.skipped:,} left out" if counts.skipped else ""
 
 
 if __name__ == "__main__":

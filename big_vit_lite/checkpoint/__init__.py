@@ -11,7 +11,9 @@ _HOME = {
     "find": "reading",
     "load_params": "reading",
     "read_meta": "reading",
+    "transfer_arrays": "transfer",
     "transfer_params": "transfer",
+    "Transferred": "transfer",
 }
 __all__ = list(_HOME)
 

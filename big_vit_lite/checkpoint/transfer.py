@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from big_vit_lite.checkpoint import arrays, meta, reading, tree
 from big_vit_lite.config import InputError
@@ -69,6 +70,47 @@ def transfer_params(
     where = f"checkpoint {directory} (params)"
     wanted = tree.flatten(abstract_params)
     stored = tree.part(meta.arrays(said), "params")
+    sources, fresh, unused, changes = _fitted(stored, wanted, rules, resize, where, said)
+    leaves = _load(directory, sources, stored, wanted, changes)
+    resized = {k: (stored[sources[k]][1], wanted[k].shape) for k in changes}
+    return Transferred(leaves, fresh, unused, resized, said)
+
+
+def transfer_arrays(
+    arrays_by_name: Mapping[str, np.ndarray],
+    abstract_params: Any,
+    rules: Sequence[tuple[str, str]] = (),
+    resize: Resize = lambda *_: None,
+    where: str = "the weights",
+    said: Mapping[str, Any] | None = None,
+) -> Transferred:
+    """The same of arrays in memory, by names such as "Transformer/encoderblock_0/...".
+
+    Args:
+        where: what errors call them.
+        said: what is known of them, for `resize`.
+
+    Raises:
+        InputError: as `transfer_params` about rules and misfits.
+    """
+    wanted, said = tree.flatten(abstract_params), dict(said or {})
+    stored = tree.listing(arrays_by_name)
+    sources, fresh, unused, changes = _fitted(stored, wanted, rules, resize, where, said)
+    leaves = {}
+    for name, source in sources.items():
+        value, sharding = arrays_by_name[source], getattr(wanted[name], "sharding", None)
+        value = np.asarray(changes[name](value)) if name in changes else value
+        leaves[name] = jax.device_put(value, sharding)
+    resized = {k: (stored[sources[k]][1], wanted[k].shape) for k in changes}
+    return Transferred(leaves, fresh, unused, resized, said)
+
+
+def _fitted(stored: tree.Listing, wanted, rules, resize: Resize, where: str, said):
+    """({model's name: name there}, names left fresh, names left out, {name: change}).
+
+    Raises:
+        InputError: names and shapes that do not fit after all rules.
+    """
     sources, unused, idle = _renamed(stored, rules, where)
     fresh = [name for name in wanted if _is_left_out(name, rules, idle) and name not in sources]
     if idle:
@@ -78,7 +120,9 @@ def transfer_params(
         )
     changes = {}
     for name, source in sources.items():
-        if name in wanted and stored[source][1] != wanted[name].shape:
+        # A position table of as many rows may still be of another grid.
+        other = name in wanted and stored[source][1] != wanted[name].shape
+        if other or (name in wanted and name.endswith("pos_embedding")):
             change = resize(name, stored[source][1], wanted[name].shape, said)
             if change is not None:
                 changes[name] = change
@@ -91,9 +135,7 @@ def transfer_params(
             f"{error}\n  init_rules can rename parts of the checkpoint, as in "
             '("^img/(.*)", "\\\\1"), and leave parts out, as in ("^head/", "skip")'
         ) from None
-    leaves = _load(directory, sources, stored, wanted, changes)
-    resized = {k: (stored[sources[k]][1], wanted[k].shape) for k in changes}
-    return Transferred(leaves, fresh, unused, resized, said)
+    return sources, fresh, unused, changes
 
 
 def _renamed(

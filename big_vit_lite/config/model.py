@@ -72,6 +72,9 @@ class Model(Section):
     pool: Literal["cls", "gap", "map", "none"] = "cls"
     """What becomes the image's features: the class token, the mean of the patch tokens, an
     attention pool with a learned query, or all tokens as they are."""
+    pool_norm: bool = False
+    """For pool gap: the last norm after the mean instead of before it, as models of timm with
+    fc_norm and MAE's fine-tuned ones have it."""
     class_token: bool | None = None
     """Whether a class token is prepended; none: only for pool cls."""
     positions: Literal["learned", "sincos2d", "sincos2d_mae", "none"] = "learned"
@@ -98,11 +101,15 @@ class Model(Section):
     layer_scale: float | None = None
     """Start of a learned factor on each feature of both branches of a block (Touvron 2021),
     such as 1e-5 or 1.0; none: no such factor. Helps deep models to train."""
+    distillation: bool = False
+    """A second class token with a head of its own, which learns from a teacher (DeiT, Touvron
+    2021); the logits are the mean of both heads'."""
     pre_norm: bool = False
     """Layer norm of the tokens before the first block, as in CLIP."""
-    activation: Literal["erf", "tanh", "quick"] = "tanh"
+    activation: Literal["erf", "tanh", "quick", "swiglu"] = "tanh"
     """The GELU of the MLPs: exact (timm, DeiT, DINOv2, MAE), tanh approximation (AugReg,
-    big_vision, SigLIP), or x*sigmoid(1.702x) (OpenAI's CLIP). Must match loaded weights."""
+    big_vision, SigLIP), or x*sigmoid(1.702x) (OpenAI's CLIP); or swiglu, a gate of as many
+    features again (DINOv2 g/14). Must match loaded weights."""
     init: Literal["xavier", "clip"] = "xavier"
     """Initial values of the blocks, the patch embedding and the class token: AugReg's and
     big_vision's, or those of CLIP's image tower."""
@@ -131,9 +138,9 @@ class Model(Section):
     head_init: float = Field(0.0, ge=0)
     """Standard deviation of the head's kernel at the start; 0 makes all logits equal at first,
     which is the published choice."""
-    head_bias: float = 0.0
-    """Start of the head's bias. For sigmoid loss, -log(classes) makes the first steps calm:
-    -6.9 for 1000 classes."""
+    head_bias: float | None = 0.0
+    """Start of the head's bias; none: no bias. For sigmoid loss, -log(classes) makes the first
+    steps calm: -6.9 for 1000 classes."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the matrix products; auto: bfloat16 on GPU and TPU, float32 on CPU. Parameters,
     logits and losses are float32 in any case."""

@@ -21,8 +21,10 @@ METRICS = {
     "zero_shot": ("top1", "top5", "mean_per_class"),
     "retrieval": tuple(f"{way}/{n}" for way in ("image_to_text", "text_to_image") for n in _RANKS),
     "choices": ("accuracy", "text", "image", "group"),
+    "captions": ("nll", "perplexity", "exact"),
 }
-"""Metrics of each type of evaluation; of choices each category has them, too."""
+"""Metrics of each type of evaluation; of choices each category has them, too, and exact is there
+where captions are written: with predictions."""
 _WITHOUT_CAPTIONS = ("digits", "folder", "synthetic")
 _OF_TYPE = {
     "prompts": "zero_shot",
@@ -30,6 +32,7 @@ _OF_TYPE = {
     "file": "choices",
     "images": "choices",
     "transform": "choices",
+    "beams": "captions",
 }
 """Fields of an evaluation that have a meaning for one type."""
 
@@ -152,6 +155,12 @@ def _two_towers(run: Run) -> Iterator[Fault]:
     if task.name == "coca" and run.decoder is None:
         wanted = "is missing; task coca wants a caption decoder, such as decoder.queries=256"
         yield Fault("decoder", wanted, depends=("task.name",))
+    if task.name == "coca" and run.text is not None and run.text.pad_id is None:
+        wanted = (
+            "is missing; task coca predicts no padding: give the id with which data.train.text "
+        )
+        wanted += "pads, 0 for CLIP's vocabulary"
+        yield Fault("text.pad_id", wanted, depends=("task.name",))
     if task.name != "coca" and run.decoder is not None:
         wanted = f"has no use in task {task.name}; take it away, or set task.name=coca"
         yield Fault("decoder", wanted, depends=("task.name",))
@@ -220,6 +229,7 @@ def _evals(run: Run) -> Iterator[Fault]:
     best = run.checkpoint.keep_best
     if best is not None and not _is_metric(run, best):
         known = [f"{name}/{m}" for name, e in run.evals.items() for m in METRICS[e.type]]
+        known = [key for key in known if _is_metric(run, key)]
         hint = closest(best, known) or (f"; such as {known[0]}" if known else "; evals is empty")
         wanted = f"wants a metric of an evaluation{hint}"
         yield Fault("checkpoint.keep_best", wanted, best, ("evals",))
@@ -232,15 +242,20 @@ def _eval_type(run: Run, key: str, evaluation: Eval) -> Iterator[Fault]:
         wanted += "has no text tower" if task == "classification" else "learns no classes"
         wanted += "; use classification" if task == "classification" else "; use zero_shot"
         yield Fault(f"{key}.type", wanted, kind, ("task.name",))
+    elif kind == "captions" and task != "coca":
+        wanted = f"does not fit task.name {task}, which has no caption decoder; use retrieval, or "
+        wanted += "set task.name=coca"
+        yield Fault(f"{key}.type", wanted, kind, ("task.name",))
     for name, owner in _OF_TYPE.items():
         value = getattr(evaluation, name)
         if kind != owner and value != type(evaluation).model_fields[name].default:
             wanted = f"has a meaning only where {key}.type is {owner}; leave it out"
             yield Fault(f"{key}.{name}", wanted, value, (f"{key}.type",))
     split, split_key = evaluation.data or run.data.val, f"{key}.data"
-    if kind == "retrieval" and split is not None and split.source in _WITHOUT_CAPTIONS:
+    reads = {"retrieval": "find", "captions": "predict"}.get(kind)
+    if reads and split is not None and split.source in _WITHOUT_CAPTIONS:
         split_key = split_key if evaluation.data else "data.val"
-        wanted = "has no captions to find; use table, tar, parquet, arrayrecord or tfds"
+        wanted = f"has no captions to {reads}; use table, tar, parquet, arrayrecord or tfds"
         yield Fault(f"{split_key}.source", wanted, split.source, (f"{key}.type",))
 
 
@@ -262,6 +277,8 @@ def _is_metric(run: Run, key: str) -> bool:
     if name not in run.evals:
         return False
     kind, metric = run.evals[name].type, metric.removeprefix("ema/")
+    if metric == "exact" and not run.evals[name].predictions:
+        return False
     return metric in METRICS[kind] or (
         kind == "choices" and metric.rsplit("/", 1)[-1] in METRICS[kind]
     )

@@ -145,15 +145,18 @@ class Data(Section):
 class Eval(Section):
     """One evaluation, run every so often and at the end."""
 
-    type: Literal["classification", "zero_shot", "retrieval", "choices"] = "classification"
+    type: Literal["classification", "zero_shot", "retrieval", "choices", "captions"] = (
+        "classification"
+    )
     """What is measured: top-1, top-5 and loss of a classifier; top-1 and top-5 where classes are
     only described in words (zero_shot); how well images and captions find each other (retrieval);
-    or whether the right one of some captions fits best (choices). All but the first want a text
-    tower; see docs/evaluation.md."""
+    whether the right one of some captions fits best (choices); or how well the captions are
+    predicted, word by word (captions, of task coca). All but the first want a text tower; see
+    docs/evaluation.md."""
     data: Split | None = None
     """The examples to evaluate; none: data.val. Not for choices, whose file names the images.
-    Captions become tokens as in training, whatever its text says, and retrieval reads all of
-    them."""
+    Captions become tokens as in training, whatever its text says, and retrieval and captions read
+    all of them."""
     every: Every = "1 epochs"
     """How often; the end of the run is always evaluated."""
     batch_size: Natural | None = None
@@ -161,7 +164,8 @@ class Eval(Section):
     result: each example counts exactly once."""
     predictions: bool = False
     """Whether each example's name, label, loss and best five classes are written to a file, too;
-    of retrieval the ranks, of choices the scores. zero_shot writes a second file, by class."""
+    of retrieval the ranks, of choices the scores, of captions what the model writes. zero_shot
+    writes a second file, by class."""
     prompts: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         ("a photo of a {}.",), min_length=1
     )
@@ -179,6 +183,9 @@ class Eval(Section):
     """choices: folder of the images that the file names; none: the file's own."""
     transform: str | None = None
     """choices: from the stored image to the image, as in a split; none: that of data.val."""
+    beams: Natural = 1
+    """captions: texts that are followed at once while one is written, of which the likeliest is
+    kept; 1: the likeliest token each time. Costs time in proportion."""
 
 
 class Mesh(Section):
@@ -252,10 +259,11 @@ class Run(Section):
     examples: Natural | None = None
     """Length in training images seen; rounded up to a step."""
     init: str | None = None
-    """Checkpoint directory, here or on gs://, whose parameters start the run: all of them, not
-    their averages, the position table resampled to this run's grid. For another model or other
-    classes see init_rules. The optimiser starts anew; to go on with a stopped run give its
-    --workdir instead."""
+    """Checkpoint directory, here or on gs://, or file of published weights (.npz, .safetensors,
+    torch's; or their folder), whose parameters start the run: all of them, not their averages, the
+    position table resampled and patches resized to this run's. For another model or other classes
+    see init_rules. The optimiser starts anew; to go on with a stopped run give its --workdir
+    instead."""
     init_rules: Renames = ()
     """(regular expression, replacement) pairs over the names of init's parameters; the first that
     is found renames. The replacement "skip" leaves such parameters as they are drawn, and those of

@@ -172,7 +172,7 @@ class BatchStream:
 
     def captions(self, i: int, tokens: Int[np.ndarray, "b length"]) -> list[str]:
         """What the tokens of batch `i`, whole or its first rows, say: see TextTransform.caption."""
-        ranks = i * self._batch_size + np.arange(len(tokens))
+        ranks = i * self.batch_size + np.arange(len(tokens))
         positions = self._blocks.order(ranks)[0].tolist()
         members, member_of = self._blocks.pool.members, self._blocks.pool.member_of
         return [

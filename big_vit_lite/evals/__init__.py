@@ -75,8 +75,9 @@ def build(run: config.Run, task, mesh, batches, steps: int) -> list[Scheduled]:
     """The evaluations of `run.evals`.
 
     Args:
-        task: what is evaluated; see tasks. All types but classification want `encode_image`,
-            `encode_text` and `text`; see features.Features.
+        task: what is evaluated; see tasks. All types but classification want `text`;
+            captions what captions.Compiled says, the others `encode_image` and `encode_text`, see
+            features.Features.
         batches: the training stream: its class names are the ones that a classifier's labels must
             agree with.
         steps: length of the run.

@@ -62,6 +62,7 @@ def build_model(
         patch_bias=model.patch_bias,
         drop_edge=model.drop_edge,
         pool=model.pool,
+        pool_norm=model.pool_norm,
         class_token=class_token,
         positions=model.positions,
         position_grid=_pair(model.position_grid)
@@ -71,6 +72,7 @@ def build_model(
         position_resample=model.position_resample,
         position_offset=model.position_offset,
         registers=model.registers,
+        distillation=model.distillation,
         pre_norm=model.pre_norm,
         stochastic_depth=model.stochastic_depth,
         patch_dropout=model.patch_dropout,
@@ -220,6 +222,15 @@ def _check(
         raise InputError(
             "model.pool 'cls' reads the class token, but model.class_token is False: use pool "
             "'gap' or 'map', or keep the token."
+        )
+    if model.pool_norm and model.pool != "gap":
+        raise InputError(
+            f"model.pool_norm is for model.pool 'gap', not {model.pool!r}: leave it false."
+        )
+    if model.distillation and (model.pool != "cls" or model.pre_logits):
+        raise InputError(
+            "model.distillation adds a second class token, so it wants model.pool 'cls', and no "
+            "model.pre_logits."
         )
     if model.position_offset and model.position_resample == "align_corners":
         raise InputError(

@@ -40,7 +40,9 @@ def _init_params(model, key: Key[Array, ""]) -> dict[str, Any]:
     shell = model.clone(depth=0, scan=False)
     params = shell.init(rest_key, model.example())["params"]
     tokens = jnp.zeros((1, 1, model.width), model.block.dtype)
-    params[model.stack][STACKED] = _layers(Block(model.block), model.depth, layers_key, tokens)
+    params.setdefault(model.stack, {})[STACKED] = _layers(
+        Block(model.block), model.depth, layers_key, tokens
+    )
     return params if model.scan else unstack_layers(params)
 
 

@@ -34,7 +34,9 @@ class ViT(nn.Module):
         head_bias: start of the head's bias, None for none.
         drop_edge: pixels at the right and lower edge that fill no patch are left out, not refused.
         position_grid: rows and columns of the position table. None for sinusoids: the image's own.
-        class_position: the learned table has a first row for the class token.
+        pool_norm: the norm behind the blocks comes after pooling; "encoded" is not normalised then.
+        class_position: the learned table has first rows for the class and distillation tokens.
+        distillation: a token behind the class token, `dist`, with a head of its own, `head_dist`.
         pre_logits: features of a tanh layer before the head, 0 for none.
         block: what all blocks share, its compute dtype included.
     """
@@ -49,6 +51,7 @@ class ViT(nn.Module):
     patch_bias: bool = True
     drop_edge: bool = False
     pool: str = "cls"
+    pool_norm: bool = False
     class_token: bool = True
     positions: str = "learned"
     position_grid: tuple[int, int] | None = None
@@ -57,6 +60,7 @@ class ViT(nn.Module):
     position_resample: str = "cubic"
     position_offset: float = 0.0
     registers: int = 0
+    distillation: bool = False
     pre_norm: bool = False
     stochastic_depth: float = 0.0
     patch_dropout: float = 0.0
@@ -99,7 +103,9 @@ class ViT(nn.Module):
             "unnormalized": (b, t, d) what leaves the blocks; "block00"...: (b, t, d) and
             "attention00"...: (b, heads, t, t), on request;
             "encoded": (b, t, d) after the last norm, and "encoded_patches": (b, n, d) of it;
-            "pooled": (b, d); "pre_logits": (b, d')}. The t tokens are class, registers, patches.
+            "pooled": (b, d); "pre_logits": (b, d'); "head" and "head_dist": (b, classes), whose
+            mean the logits are, with a distillation token}. The t tokens are class, distillation,
+            registers, patches.
 
         Raises:
             InputError: the images do not fit the patches or the parameters.
@@ -115,7 +121,13 @@ class ViT(nn.Module):
         noise = self._noise_keys(train)
         tokens, out = self._embed(constrain(images), noise)
         encoder = Encoder(
-            self.depth, self.block, self.stochastic_depth, self.remat, self.scan, name=self.stack
+            self.depth,
+            self.block,
+            self.stochastic_depth,
+            self.remat,
+            self.scan,
+            final_norm=not self.pool_norm,
+            name=self.stack,
         )
         x = self.block.norm("pre_norm")(tokens) if self.pre_norm else tokens
         encoded, captured = encoder(x, noise["blocks"], capture)
@@ -128,7 +140,12 @@ class ViT(nn.Module):
     @property
     def _prefix(self) -> int:
         """Tokens before the patches."""
-        return self.class_token + self.registers
+        return self._class_tokens + self.registers
+
+    @property
+    def _class_tokens(self) -> int:
+        """The class and the distillation token."""
+        return self.class_token + self.distillation
 
     def _noise_keys(self, train: bool) -> dict[str, Key[Array, ""] | None]:
         rates = (
@@ -163,7 +180,7 @@ class ViT(nn.Module):
         patches = patches.reshape(batch, -1, self.width)
         out = {"patches": patches}
         with jax.named_scope("positions"):
-            patch_rows, class_row = self._position_rows(grid)
+            patch_rows, class_rows = self._position_rows(grid)
             x = add_bias(patches, patch_rows, self.block.grad_dtype)
         if noise["patches"] is not None and self.patch_dropout:
             x, out["kept"] = patch_dropout(x, self.patch_dropout, noise["patches"])
@@ -173,7 +190,10 @@ class ViT(nn.Module):
             as_clip = self.block.init == "torch"
             init = nn.initializers.normal(self.width**-0.5) if as_clip else nn.initializers.zeros
             cls = self.param("cls", init, (1, 1, self.width))
-            before.append(cls + class_row)
+            before.append(cls + class_rows[:1])
+        if self.distillation:
+            dist = self.param("dist", nn.initializers.normal(0.02), (1, 1, self.width))
+            before.append(dist + class_rows[-1:])
         if self.registers:
             # Not zeros: equal registers would stay equal.
             init = nn.initializers.normal(1e-6)
@@ -185,42 +205,49 @@ class ViT(nn.Module):
 
     def _position_rows(
         self, grid: tuple[int, int]
-    ) -> tuple[Float[Array, "n d"], Float[Array, "1 d"]]:
-        """What is added to the patches on `grid`, and to the class token."""
-        class_row = jnp.zeros((1, self.width))
+    ) -> tuple[Float[Array, "n d"], Float[Array, "c d"]]:
+        """What is added to the patches on `grid`, and to the class and distillation tokens."""
+        class_rows = jnp.zeros((1, self.width))
         if self.positions == "none":
-            return class_row, class_row
+            return class_rows, class_rows
         stored = self.position_grid or grid
         if self.positions == "learned":
-            first = int(self.class_token and self.class_position)
+            first = self._class_tokens if self.class_position else 0
             shape = (1, first + stored[0] * stored[1], self.width)
             init = nn.initializers.normal(self.position_std)
             table = self.param("pos_embedding", init, shape)[0]
             if first:
-                class_row, table = table[:1], table[1:]
+                class_rows, table = table[:first], table[first:]
         else:
             table = jnp.asarray(SINUSOIDS[self.positions](stored, self.width))
         rows = resample(table, stored, grid, self.position_resample, self.position_offset)
-        return rows, class_row
+        return rows, class_rows
 
     def _classify(
         self, encoded: Float[Array, "b t d"], out: dict[str, Array]
     ) -> Float[Array, "b ..."]:
         with jax.named_scope("pool"):
             x = pool_tokens(self.pool, encoded, self._prefix, self.block)
+            if self.pool_norm:
+                x = self.block.norm("pool_norm")(x)
         out["pooled"] = x
         if self.pre_logits:
             x = nn.tanh(nn.Dense(self.pre_logits, dtype=self.block.dtype, name="pre_logits")(x))
         out["pre_logits"] = x
         if self.classes:
-            normal, zeros = nn.initializers.normal(self.head_init), nn.initializers.zeros
-            head = nn.Dense(
-                self.classes,
-                dtype=jnp.float32,
-                use_bias=self.head_bias is not None,
-                kernel_init=normal if self.head_init else zeros,
-                bias_init=nn.initializers.constant(self.head_bias or 0.0),
-                name="head",
-            )
-            x = head(x)
+            x = self._head("head")(x)
+            if self.distillation:
+                out["head"], out["head_dist"] = x, self._head("head_dist")(encoded[:, 1])
+                x = (x + out["head_dist"]) / 2
         return constrain(x.astype(jnp.float32))
+
+    def _head(self, name: str) -> nn.Dense:
+        normal, zeros = nn.initializers.normal(self.head_init), nn.initializers.zeros
+        return nn.Dense(
+            self.classes,
+            dtype=jnp.float32,
+            use_bias=self.head_bias is not None,
+            kernel_init=normal if self.head_init else zeros,
+            bias_init=nn.initializers.constant(self.head_bias or 0.0),
+            name=name,
+        )

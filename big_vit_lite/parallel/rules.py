@@ -27,15 +27,15 @@ TENSOR_AXES = (
     (r"(query|key|value)/kernel$", -2),
     (r"(query|key|value)/bias$", -2),
     (r"out/kernel$", -3),
-    (r"Dense_0/kernel$", -1),
-    (r"Dense_0/bias$", -1),
+    (r"(Dense|Gate)_0/kernel$", -1),
+    (r"(Dense|Gate)_0/bias$", -1),
     (r"Dense_1/kernel$", -2),
-    (r"(pre_logits|head)/kernel$", -1),
-    (r"(pre_logits|head)/bias$", -1),
-    (r"head/kernel$", -2),
+    (r"(pre_logits|head|head_dist)/kernel$", -1),
+    (r"(pre_logits|head|head_dist)/bias$", -1),
+    (r"(head|head_dist)/kernel$", -2),
     (r"embedding/(kernel|bias)$", -1),
     (r"Embed_0/embedding$", -1),
-    (r"(pos_embedding|cls|registers|probe)$", -1),
+    (r"(pos_embedding|cls|dist|registers|probe)$", -1),
 )
 # A scanned stack has depth as its first axis: every layer is sliced off it, so it stays whole.
 STACKED = re.compile(r"(^|/)encoderblock/")

@@ -11,6 +11,7 @@ _HOME = {
     "Silent": "log",
     "Watchdog": "watchdog",
     "open": "log",
+    "Counting": "counting",
     "Goodput": "goodput",
     "PROFILE": "profile",
     "Pace": "pace",

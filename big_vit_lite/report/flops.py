@@ -19,6 +19,7 @@ def forward_flops(
     classes: int,
     pool: str = "cls",
     pre_logits: int = 0,
+    mlp_maps: int = 2,
 ) -> int:
     """FLOPs of one image's forward pass.
 
@@ -27,20 +28,21 @@ def forward_flops(
         depth: blocks.
         mlp_dim: hidden features of a block's MLP.
         patches: patches of the image.
-        tokens: length of the sequence: patches, class token and registers.
+        tokens: length of the sequence: patches, class tokens and registers.
         patch_dim: values in a patch, height x width x channels.
-        classes: outputs; 0: no head.
+        classes: outputs, of all heads together; 0: no head.
         pool: "map" has an attention head with an MLP (So400m, SigLIP), "none" a head a token.
         pre_logits: features of the layer before the head; 0: none.
+        mlp_maps: linear maps of an MLP, 3 where one is a gate.
     """
     embed = 2 * patches * patch_dim * width
     projections = 2 * tokens * width * 4 * width  # query, key, value, out
     attention = 2 * 2 * tokens * tokens * width  # scores and weighted values
-    mlp = 2 * 2 * tokens * width * mlp_dim
+    mlp = 2 * mlp_maps * tokens * width * mlp_dim
     heads = 0
     if pool == "map":  # one query; keys and values of all tokens
         heads += 2 * width * 2 * width * (tokens + 1) + 2 * 2 * tokens * width
-        heads += 2 * 2 * width * mlp_dim
+        heads += 2 * mlp_maps * width * mlp_dim
     outputs = tokens if pool == "none" else 1
     heads += 2 * outputs * (width * pre_logits + (pre_logits or width) * classes)
     return embed + depth * (projections + attention + mlp) + heads

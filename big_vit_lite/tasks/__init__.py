@@ -10,6 +10,9 @@ Evaluations ask for what they measure, without randomness:
 predict(params, batch) -> {name: array}              classification
 encode_image(params, batch) -> (b, e)                two towers, rows of length 1
 encode_text(params, tokens) -> (b, e)
+image_tokens(params, batch) -> (b, q, e)             a caption decoder
+caption_nll(params, image_tokens, tokens) -> {caption_nll, caption_tokens}
+write(params, batch, beams) -> (texts, log-probabilities)
 
 A loss that is a mean over examples is computed in parts as it is. One that compares the examples of
 a batch has `in_parts`, which says how; see parallel/training.py.

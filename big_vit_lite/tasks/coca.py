@@ -5,11 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from big_vit_lite import config
+from big_vit_lite import config, models
 from big_vit_lite.parallel import constrain
 from big_vit_lite.tasks.contrastive import Contrastive
+from big_vit_lite.tasks.images import normalize
 
 
 class CocaTask(Contrastive):
@@ -28,12 +29,15 @@ class CocaTask(Contrastive):
 
         Sums of rows, so that parts of a batch add up to the mean over all its tokens.
         """
-        # The decoder's vocabulary is the largest tensor of the step; float32 as all logits are.
-        targets = batch["text"][:, 1:]
+        return self._tokens_nll(out["caption/logits"], batch["text"])
+
+    def _tokens_nll(self, logits: Float[Array, "b l v"], text: Int[Array, "b l"]) -> dict:
+        targets = text[:, 1:]
+        # The decoder's logits are the largest tensor of the step; float32 as all logits are.
         with jax.named_scope("caption"):
-            logits = constrain(out["caption/logits"][:, :-1])
+            logits = constrain(logits[:, :-1])
             nll = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-        counts = targets != self.pad_id if self.pad_id is not None else jnp.ones_like(targets, bool)
+        counts = targets != self.pad_id
         return {
             "caption_nll": jnp.sum(jnp.where(counts, nll, 0.0), axis=-1),
             "caption_tokens": jnp.sum(counts, axis=-1).astype(jnp.float32),
@@ -47,8 +51,27 @@ class CocaTask(Contrastive):
         loss = o.contrastive_weight * contrastive + o.caption_weight * caption
         return loss, metrics | {"contrastive_loss": contrastive, "caption_loss": caption}
 
-    def caption_nll(self, params: Any, batch: dict) -> dict[str, Array]:
-        """For evaluation, per example: caption_nll (b,) in nats and caption_tokens (b,)."""
-        prepared = self.prepare({name: batch[name] for name in ("image", "text")}, None)
-        _, out = self.model.apply({"params": params}, prepared["image"], prepared["text"])
-        return self.more_features(prepared, out)
+    def image_tokens(self, params: Any, batch: dict) -> Float[Array, "b q e"]:
+        """For evaluation: what the decoder looks at while it reads a text."""
+        images = normalize(constrain(batch["image"]), self.mean, self.std)
+        _, out = self.model.apply({"params": params}, images, method="encode_image")
+        return constrain(out["image_tokens"])
+
+    def caption_nll(
+        self, params: Any, image_tokens: Float[Array, "b q e"], text: Int[Array, "b l"]
+    ) -> dict[str, Array]:
+        """For evaluation, of each text: caption_nll (b,) in nats and caption_tokens (b,), those
+        that were predicted: all but the first and padding."""
+        logits = self.model.apply(
+            {"params": params}, image_tokens, constrain(text), method="caption_logits"
+        )
+        return self._tokens_nll(logits, text)
+
+    def write(self, params: Any, batch: dict, beams: int = 1) -> tuple[Array, Array]:
+        """For evaluation: texts (b, l) of the images as `models.caption` writes them, and their
+        log-probabilities (b,). `text` has to name a start, an end and padding."""
+        images = normalize(constrain(batch["image"]), self.mean, self.std)
+        ids = {"start": self.text.start_id, "end": self.text.end_id, "pad": self.text.pad_id}
+        return models.caption(
+            self.model, params, images, length=self.text.length, beams=beams, **ids
+        )

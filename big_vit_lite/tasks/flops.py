@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from big_vit_lite import config, models, optim, report
+from big_vit_lite.models.layers.blocks import GATED
 from big_vit_lite.models.layers.patches import patch_grid
 from big_vit_lite.tasks.model import build_model, image_shape
 
@@ -33,11 +34,12 @@ def train_flops(
         depth=model.depth,
         mlp_dim=model.block.mlp_dim,
         patches=patches,
-        tokens=kept + model.class_token + model.registers,
+        tokens=kept + model.class_token + model.distillation + model.registers,
         patch_dim=model.patch[0] * model.patch[1] * model.image_shape[2],
-        classes=model.classes,
+        classes=model.classes * (2 if model.distillation else 1),
         pool=model.pool,
         pre_logits=model.pre_logits,
+        mlp_maps=3 if model.block.activation == GATED else 2,
     )
 
 

@@ -120,10 +120,12 @@ def test_siglip_is_the_published_recipe():
 
 
 def test_lit_locks_the_image_tower_and_takes_it_from_a_classifier():
-    run = load("lit_b16", "init=runs/vit,features=on")
+    run = load("lit_b16", "init=runs/vit,path=pairs,features=made")
     assert run.optim.lr_rules == (("^img/", 0.0), (".*", 1.0))
     assert run.init_rules[0] == ("^(head|pre_logits)/", "skip")
-    assert run.data.train.transform == "features(768)" and run.data.train.image_key == "npy"
+    train = run.data.train
+    assert (train.source, train.path, train.transform) == ("arrayrecord", "made", "features(768)")
+    assert (run.data.val.source, run.data.val.path) == ("tar", "pairs")
     assert load("lit_b16").data.train.transform == "decode|resize(224)"
     assert load("lit_b16").init is None
 
@@ -165,6 +167,23 @@ def test_quickstart_parts():
     assert tune.data.val.part == "rest(20%, seed=1)|held_out(15%, seed=2)"
     with pytest.raises(config.InputError, match="wants one of random, writers, tune"):
         load("quickstart", "split=other")
+
+
+def test_clip_quickstart_splits():
+    run = load("clip_quickstart", "seed=3")
+    assert run.seed == 3
+    held = run.evals["unseen"].data
+    assert [run.data.train.split, run.data.val.split, held.split] == ["train", "val", "unseen"]
+    assert run.data.batch_size == 160  # each caption that trains once
+    tune = load("clip_quickstart", "split=tune")
+    splits = [tune.data.train.split, tune.data.val.split, tune.evals["unseen"].data.split]
+    assert splits == ["tune_train", "tune", "tune_unseen"]
+    assert tune.data.batch_size == 120
+    for one in (run, tune):
+        assert one.data.train.sampler == "balanced"
+        assert one.data.train.examples == one.data.batch_size * one.steps
+    with pytest.raises(config.InputError, match='split = "val": wants random or tune'):
+        load("clip_quickstart", "split=val")
 
 
 def test_cifar10_arguments():

@@ -53,6 +53,11 @@ def test_a_pair_of_towers_is_valid(pairs):
             "decoder: is missing; task coca wants a caption decoder, such as decoder.queries=256",
         ),
         (
+            {"task.name": "coca"},
+            "text.pad_id: is missing; task coca predicts no padding: give the id with which "
+            "data.train.text pads, 0 for CLIP's vocabulary",
+        ),
+        (
             {"task.loss": "sigmoid"},
             "joint.logit_bias: is missing; task.loss sigmoid wants one: -10 as SigLIP has it, or 0",
         ),

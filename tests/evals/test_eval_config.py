@@ -58,6 +58,19 @@ def faults_of(evaluation, val=SPLIT, checked=(), **fields):
             "arrayrecord or tfds",
         ),
         (
+            {"type": "retrieval", "beams": 3},
+            "evals.e.beams = 3: has a meaning only where evals.e.type is captions; leave it out",
+        ),
+        (
+            {"type": "captions"},
+            'data.val.source = "digits": has no captions to predict; use table, tar, parquet, '
+            "arrayrecord or tfds",
+        ),
+        (
+            {"type": "captions", "beams": 0},
+            "evals.e.beams = 0: wants an int >= 1",
+        ),
+        (
             {"type": "retrieval", "data": SPLIT},
             'evals.e.data.source = "digits": has no captions to find; use table, tar, parquet, '
             "arrayrecord or tfds",
@@ -87,6 +100,8 @@ def test_choices_need_a_transform_and_files_that_are_there(tmp_path):
         ("retrieval", "e/image_to_text/r2", '; did you mean "e/image_to_text/r'),
         ("choices", "e/accurracy", '; did you mean "e/accuracy"?'),
         ("classification", "e/topp1", '; did you mean "e/top1"?'),
+        ("captions", "e/perplexty", '; did you mean "e/perplexity"?'),
+        ("captions", "e/exact", '; did you mean "e/perplexity"?'),  # with predictions only
     ],
 )
 def test_the_best_checkpoint_is_chosen_by_a_metric_that_the_type_has(kind, metric, hint):
@@ -103,8 +118,21 @@ def test_the_best_checkpoint_is_chosen_by_a_metric_that_the_type_has(kind, metri
         ("retrieval", "e/ema/image_to_text/median_rank"),
         ("choices", "e/swap_att/accuracy"),
         ("choices", "e/group"),
+        ("captions", "e/ema/nll"),
     ],
 )
 def test_metrics_of_all_types_are_known(kind, metric):
     wrong = {"steps": None, "checkpoint": {"keep_best": metric}}
     assert not any("keep_best" in line for line in faults_of({"type": kind}, **wrong))
+
+
+def test_captions_want_a_decoder():
+    fields = {"task": {"name": "contrastive"}, "text": {"variant": "mu"}}
+    lines = faults_of({"type": "captions"}, **fields)
+    assert (
+        'evals.e.type = "captions": does not fit task.name contrastive, which has no caption '
+        "decoder; use retrieval, or set task.name=coca"
+    ) in lines
+    written = {"type": "captions", "predictions": True}
+    lines = faults_of(written, checkpoint={"keep_best": "e/exact"})
+    assert not any("keep_best" in line for line in lines)

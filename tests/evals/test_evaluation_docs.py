@@ -42,7 +42,7 @@ def test_configs_are_valid(text):
 
 
 def test_every_metric_is_named():
-    for kind in ("zero_shot", "retrieval", "choices"):
+    for kind in ("zero_shot", "retrieval", "choices", "captions"):
         for metric in rules.METRICS[kind]:
             assert metric.split("/")[-1] in PAGE, metric
     for name in re.findall(r"`(\w+)`", PAGE.split("Published sets are")[1].split("They are")[0]):

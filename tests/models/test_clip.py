@@ -7,15 +7,16 @@ import functools
 import importlib.util
 import pathlib
 
-import clip_weights
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import recorded
 
 from big_vit_lite import config, models
 from big_vit_lite.config import InputError
 from big_vit_lite.models.clip import clamp
+from big_vit_lite.weights import Sections
 
 ROOT = pathlib.Path(__file__).parents[2]
 SIDE, LENGTH, DEPTH, END, LAST = 12, 9, 2, 17, 39
@@ -54,19 +55,16 @@ FAMILIES = {
 SEEN = tuple(f"{tower}/{x}" for tower in ("img", "txt") for x in ("block00", "block01", "features"))
 
 
-def build(family="clip", platform="cpu", **changes) -> models.Clip:
+def sections(family="clip", **changes) -> Sections:
     """`changes` are of one section each: text={"causal": False}."""
-    sections = {
-        name: SHAPE[name] | FAMILIES[family][name] | changes.get(name, {}) for name in SHAPE
-    }
-    return models.build_clip(
-        config.Model(**sections["model"]),
-        config.Text(**sections["text"]),
-        config.Joint(**sections["joint"]),
-        (SIDE, SIDE, 3),
-        LENGTH,
-        platform,
-    )
+    kinds = {"model": config.Model, "text": config.Text, "joint": config.Joint}
+    fields = {name: SHAPE[name] | FAMILIES[family][name] | changes.get(name, {}) for name in SHAPE}
+    return Sections(**{name: kind(**fields[name]) for name, kind in kinds.items()})
+
+
+def build(family="clip", platform="cpu", **changes) -> models.Clip:
+    model, text, joint, _ = sections(family, **changes)
+    return models.build_clip(model, text, joint, (SIDE, SIDE, 3), LENGTH, platform)
 
 
 def recorder():
@@ -85,9 +83,8 @@ def golden(family: str) -> dict[str, np.ndarray]:
 
 
 def parameters(arrays: dict[str, np.ndarray], low_variance: float | None = None) -> dict:
-    weights = clip_weights.Weights(arrays)
-    tree = clip_weights.transformers_tree(weights, 4, 3, DEPTH)
-    assert not weights.unread
+    family = "siglip" if "file/logit_bias" in arrays else "clip"
+    tree = recorded.tree(arrays, f"transformers-{family}", sections(family))
     if low_variance is not None:
         for tower, names in (
             ("img", ("cls", "pos_embedding", "embedding")),

@@ -7,18 +7,18 @@ import functools
 import itertools
 import pathlib
 
-import clip_weights
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import recorded
 
 from big_vit_lite import config, models
 from big_vit_lite.config import InputError
+from big_vit_lite.weights import Sections
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 SIDE, LENGTH, DEPTH = 12, 9, 2
-HEADS = {"img": 2, "txt": 3, "pool": 4}
 IMAGE = {"variant": "mu/4", "width": 16, "depth": DEPTH, "heads": 2, "mlp_dim": 64,
          "pre_norm": True, "patch_bias": False, "activation": "erf", "norm_eps": 1e-5}  # fmt: skip
 TEXT = {"variant": "mu", "width": 24, "depth": DEPTH, "heads": 3, "mlp_dim": 96, "vocabulary": 40,
@@ -44,10 +44,13 @@ def golden() -> dict[str, np.ndarray]:
 
 
 def parameters() -> dict:
-    weights = clip_weights.Weights(golden())
-    tree = clip_weights.coca_tree(weights, HEADS, DEPTH)
-    assert not weights.unread
-    return tree
+    sections = Sections(
+        config.Model(**IMAGE),
+        config.Text(**TEXT),
+        config.Joint(features=24),
+        config.Decoder(queries=5, pool_heads=4),
+    )
+    return recorded.tree(golden(), "open-clip-coca", sections)
 
 
 @functools.cache

@@ -57,6 +57,7 @@ def test_leaves_are_split_by_path_then_by_shape():
         (attention + "query/kernel", (768, 12, 64), P("fsdp", "tensor", None)),
         (attention + "out/kernel", (12, 64, 768), P("tensor", None, "fsdp")),
         (block + "MlpBlock_0/Dense_0/kernel", (768, 3072), P("fsdp", "tensor")),
+        (block + "MlpBlock_0/Gate_0/kernel", (768, 3072), P("fsdp", "tensor")),
         (block + "MlpBlock_0/Dense_1/kernel", (3072, 768), P("tensor", "fsdp")),
         (block + "LayerNorm_0/scale", (768,), P(None)),
         ("opt_state/0/mu/head/kernel", (768, 1000), P("fsdp", "tensor")),

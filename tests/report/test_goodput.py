@@ -87,10 +87,10 @@ def test_a_resumed_run_goes_on_from_the_first_start(tmp_path, monkeypatch, capfd
                  "--config.steps=8", "--config.model.depth=1"]  # fmt: skip
     original, calls = Pace.step, iter(range(1, 99))
 
-    def stop_in_step_4(pace, waited):
+    def stop_in_step_4(pace, waited, flops):
         if next(calls) == 4:
             signal.raise_signal(signal.SIGTERM)
-        return original(pace, waited)
+        return original(pace, waited, flops)
 
     began = time.time()
     with monkeypatch.context() as patch:

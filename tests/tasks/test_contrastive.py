@@ -17,7 +17,8 @@ ENDS = {"pool": "end", "end_id": 258}
 
 def embeddings(task, params, batch):
     """Features as evaluation has them, in float64: nothing random is on."""
-    image, text = task.encode_image(params, batch), task.encode_text(params, batch["text"])
+    image = jax.jit(task.encode_image)(params, batch)
+    text = jax.jit(task.encode_text)(params, batch["text"])
     return np.asarray(image, np.float64), np.asarray(text, np.float64)
 
 
@@ -40,7 +41,7 @@ def test_loss_is_the_papers_and_pairs_are_rows(fields, loss):
     run = pairs.make_run(text=ENDS, **fields)
     task, mesh = pairs.make_task(run), pairs.one_device()
     params, batch = task.init(jax.random.key(0)), pairs.random_batch(run, mesh)
-    found, metrics = task.loss(params, task.prepare(batch, None), jax.random.key(1))
+    found, metrics = jax.jit(task.loss)(params, task.prepare(batch, None), jax.random.key(1))
     image, text = embeddings(task, params, batch)
     scale, bias = run.joint.logit_scale, run.joint.logit_bias
     wanted = closed_form(loss, image, text, scale, bias)
@@ -130,13 +131,14 @@ def test_features_of_a_locked_tower_teach_the_text_as_its_images_do():
     run = pairs.make_run(optim={"lr_rules": rules}, joint={"projections": "text"})
     task, mesh = pairs.make_task(run), pairs.one_device()
     params, batch = task.init(jax.random.key(0)), pairs.random_batch(run, mesh)
-    raw = task.model.img.apply({"params": params["img"]}, task.prepare(batch, None)["image"])[0]
+    images = task.prepare(batch, None)["image"]
+    raw = jax.jit(task.model.img.apply)({"params": params["img"]}, images)[0]
 
     def gradient(task, batch):
         def loss(params):
             return task.loss(params, task.prepare(batch, None), jax.random.key(0))[0]
 
-        value, grads = jax.value_and_grad(loss)(params)
+        value, grads = jax.jit(jax.value_and_grad(loss))(params)
         return value, pairs.named(grads["txt"])
 
     width = ((run.model.width,), np.float32)
@@ -241,7 +243,7 @@ def test_growing_images_are_smaller_up_to_the_step_and_whole_after_it():
     for step in (1, 2):  # of one state, which the step donates
         _, metrics = training.at(step)(training.init(), batch)
         seen = images if step == 2 else small_images
-        wanted, _ = task.loss(
+        wanted, _ = jax.jit(task.loss)(
             task.init(jax.random.key(0)), {"image": seen, "text": batch["text"]}, jax.random.key(0)
         )
         assert metrics["loss"] == pytest.approx(float(wanted), rel=1e-5)
@@ -263,7 +265,7 @@ def test_flops_of_a_pair_are_those_of_its_towers(monkeypatch):
 
     run = pairs.make_run(text={"pool": "last"}, joint={"features": 24})
     spec = pairs.batch_spec(run, pairs.one_device())
-    sizes = {"width": 16, "depth": 2, "mlp_dim": 32, "classes": 24}
+    sizes = {"width": 16, "depth": 1, "mlp_dim": 32, "classes": 24}
     image = forward_flops(**sizes, patches=4, tokens=4, patch_dim=48, pool="map")
     text = forward_flops(**sizes, patches=0, tokens=6, patch_dim=0, pool="cls")
     model = tasks.build_model(run, spec, 0, "cpu")

@@ -86,8 +86,12 @@ class BlockSpec:
         return Attention(**fields, name=name)
 
 
+GATED = "swiglu"
+"""silu(gate) * value (Shazeer 2020): two maps into the hidden features. DINOv2's g/14 has it."""
+
+
 class Mlp(nn.Module):
-    """Two linear maps with an activation between."""
+    """Two linear maps with an activation between, or with a gate of a third one's outputs."""
 
     spec: BlockSpec
 
@@ -107,7 +111,10 @@ class Mlp(nn.Module):
             )
 
         y = dense("Dense_0", "mlp_in", width, spec.mlp_dim)(rows(x))
-        y = ACTIVATIONS[spec.activation](y)
+        if spec.activation == GATED:
+            y = y * jax.nn.silu(dense("Gate_0", "mlp_in", width, spec.mlp_dim)(rows(x)))
+        else:
+            y = ACTIVATIONS[spec.activation](y)
         y = rows(dropout(y.reshape(*x.shape[:-1], -1), spec.dropout, key))
         return dense("Dense_1", "mlp_out", spec.mlp_dim, width)(y).reshape(x.shape)
 
@@ -154,7 +161,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """`depth` blocks and a final norm.
+    """`depth` blocks and a final norm, unless it is said to be elsewhere.
 
     Scanned, the parameters are encoderblock/... with a leading depth axis; unrolled, they are
     encoderblock_0/... and so on. Results are the same, noise included. `remat` says what the
@@ -166,6 +173,7 @@ class Encoder(nn.Module):
     stochastic_depth: float = 0.0
     remat: str = "none"
     scan: bool = False
+    final_norm: bool = True
 
     @nn.compact
     def __call__(
@@ -219,7 +227,8 @@ class Encoder(nn.Module):
                 name: y[:, :tokens] if y.ndim == 3 else y[:, :, :tokens]
                 for name, y in captured.items()
             }
-        return self.spec.norm("encoder_norm")(x)[:, :tokens], captured
+        x = self.spec.norm("encoder_norm")(x) if self.final_norm else x
+        return x[:, :tokens], captured
 
     def _in_stages(
         self, block: Block, x: Tokens, keys, rates, mask: Mask | None, capture: tuple[str, ...]

@@ -1,0 +1,71 @@
+"""Whether two descriptions are of the same function of parameters and images of the native size.
+
+How positions are resampled for other sizes is each library's own, and no file says it.
+"""
+
+from typing import Any
+
+from big_vit_lite.weights.sections import Sections
+from big_vit_lite.weights.sizes import image_sizes, text_size
+
+MODEL = (
+    "patch_stride",
+    "patch_bias",
+    "drop_edge",
+    "channels",
+    "pool",
+    "pool_norm",
+    "positions",
+    "registers",
+    "distillation",
+    "pre_norm",
+    "activation",
+    "norm_eps",
+    "bias",
+    "qkv_bias",
+    "stages",
+    "image_size",
+)
+TEXT = (
+    "vocabulary", "length", "causal", "pool", "end_id", "pad_id", "activation", "norm_eps",
+)  # fmt: skip
+JOINT = ("features", "projections", "projection_bias")
+DECODER = ("queries", "pool_heads", "pad_shift")
+
+
+def differences(ours: Sections, theirs: Sections) -> list[str]:
+    """What the second does not say as the first does, as "model.activation erf"."""
+    found = []
+    for name, fields in (("model", MODEL), ("text", TEXT), ("joint", JOINT), ("decoder", DECODER)):
+        left, right = getattr(ours, name), getattr(theirs, name)
+        if left is None or right is None:
+            if left is not right:
+                found.append(f"section {name}")
+            continue
+        pairs = {field: (getattr(left, field), getattr(right, field)) for field in fields
+                 if field in type(left).model_fields}  # fmt: skip
+        pairs |= _derived(name, left, right)
+        found += [f"{name}.{field} {a}" for field, (a, b) in pairs.items() if a != b]
+    return found
+
+
+def _derived(name: str, left: Any, right: Any) -> dict[str, tuple[Any, Any]]:
+    """What several fields say together."""
+    if name == "text":
+        return {"sizes": (text_size(left), text_size(right))}
+    if name != "model":
+        return {}
+    pairs = {
+        "classes": tuple(x.classes or 0 for x in (left, right)),
+        "class_position": tuple(x.class_position or not _tokens(x) for x in (left, right)),
+        "layer_scale": tuple(x.layer_scale is not None for x in (left, right)),
+        "class_token": tuple(_tokens(x) for x in (left, right)),
+        "head_bias": tuple(x.head_bias is not None or not x.classes for x in (left, right)),
+    }
+    if left.stages is None and right.stages is None and not left.variant.startswith("RN"):
+        pairs["sizes"] = (image_sizes(left), image_sizes(right))
+    return pairs
+
+
+def _tokens(model: Any) -> bool:
+    return model.pool == "cls" if model.class_token is None else model.class_token
