@@ -16,8 +16,8 @@ Arguments, after a colon and separated by commas, as in configs/clip_quickstart.
 Expected result: TODO
 Measured: TODO
 
-Source: scikit-learn's digits, as in quickstart.py, two at a time on 16x16 pixels: "a three left of a
-seven", "an eight above a one" (data/sources/digit_pairs.py). The recipe is this project's own.
+Source: scikit-learn's digits, as in quickstart.py, two at a time on 16x16 pixels: "a three left of
+a seven", "an eight above a one" (data/sources/digit_pairs.py). The recipe is this project's own.
 Each batch has each caption once, as a caption that came twice would be its own negative. Captions
 are bytes, of which one block and a mean over all tokens make a feature: a deeper text tower
 remembers captions as wholes and fails on new combinations. Patches are nearly as large as a digit
