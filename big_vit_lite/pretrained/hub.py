@@ -75,7 +75,7 @@ def _snapshot(library, repository: str, revision: str | None, patterns: list[str
             f"{repository} is no file or folder here and no model on the hub: check the spelling "
             f"at {page}, and log in with `hf auth login` if it is private."
         ) from None
-    except OSError as error:  # offline, no route, time out, no room: all of them are
+    except Exception as error:  # httpx's, requests', the file system's: they have no common base
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{repository} is not here, not in the hub's cache, and cannot be fetched "
