@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -486,3 +488,20 @@ def test_without_the_hubs_library_its_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(InputError, match=r'pip install "big_vit_lite\[hub\]", or give a local'):
         bvl.load("org/name")
+
+
+def test_offline_with_an_empty_cache_is_one_sentence(tmp_path):
+    """The library itself, in a process where nothing else has imported parts of it."""
+    code = """
+import big_vit_lite as bvl
+try:
+    bvl.load("openai/clip-vit-base-patch32")
+except ValueError as error:
+    print(type(error).__name__, error)
+"""
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=offline, capture_output=True, text=True, timeout=120)
+    told = "InputError openai/clip-vit-base-patch32 is not here, not in the hub's cache, and cannot"
+    assert done.stdout.startswith(told), done.stdout + done.stderr
+    assert done.stdout.strip().endswith("go online, or give a local folder.")

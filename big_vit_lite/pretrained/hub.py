@@ -36,7 +36,7 @@ def fetch(name: str) -> Path:
             hub cannot be reached and the cache does not hold it.
     """
     try:
-        import huggingface_hub
+        import huggingface_hub.errors
     except ImportError:
         raise InputError(
             f"{name} is not here, and to fetch it from the hub takes huggingface_hub: "
