@@ -2,10 +2,7 @@
 
 import gzip
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -15,7 +12,6 @@ import numpy as np
 import pairs
 import pytest
 from data import test_tokenizers
-from huggingface_hub import errors
 from pictures import photo
 from PIL import Image
 from weights import parity
@@ -23,7 +19,6 @@ from weights import parity
 import big_vit_lite as bvl
 from big_vit_lite import checkpoint, config, data, models, tasks, weights
 from big_vit_lite.config import InputError
-from big_vit_lite.pretrained import hub
 from big_vit_lite.tasks.images import normalize
 
 PAGE = Path(__file__).parent.parent / "docs" / "weights.md"
@@ -435,73 +430,3 @@ def test_the_page_runs(hub_of, folder, monkeypatch):
     assert {classes["name"], *(name for name, _ in classes["others"])} == {"cat", "dog", "owl"}
     assert np.abs(pure["gradients"]["t"]) > 1e-4 and pure["features"]["img/block00"].ndim == 3
     assert len(blocks[0].strip().splitlines()) <= 9  # those of the listing for transformers
-
-
-def test_only_the_files_that_are_needed_are_fetched(hub_of, monkeypatch, tmp_path, folder):
-    bvl.load("openai/any@v1.0")
-    [(repository, revision, patterns)] = hub_of
-    assert (repository, revision) == ("openai/any", "v1.0")
-    assert {"config.json", "preprocessor_config.json", "model.safetensors"} < set(patterns)
-    assert not any(pattern.startswith("pytorch_model") for pattern in patterns)
-
-    def old(repository, revision=None, allow_patterns=None):
-        if "pytorch_model.bin" in allow_patterns:
-            (tmp_path / "pytorch_model.bin").write_bytes(b"")
-        return str(tmp_path)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", old)
-    assert hub.fetch("org/old") == tmp_path
-    (tmp_path / "pytorch_model.bin").unlink()
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
-    with pytest.raises(InputError, match="org/old: the hub, or its cache .* holds none of model"):
-        bvl.load("org/old")
-
-
-def http(kind):
-    return kind.__new__(kind)  # its constructor wants a response
-
-
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (http(errors.GatedRepoError), "only to who accepts its conditions: do so at https://"),
-        (http(errors.RevisionNotFoundError), "org/name has no revision 'v2': see the branches"),
-        (http(errors.RepositoryNotFoundError), "no file or folder here and no model on the hub"),
-        (
-            errors.LocalEntryNotFoundError("outgoing traffic has been disabled"),
-            r"org/name is not here, not in the hub's cache, .*LocalEntryNotFoundError: outgoing.*"
-            "go online, or give a local folder",
-        ),
-        (RuntimeError("no route"), r"cannot be fetched \(RuntimeError: no route\): go online"),
-    ],
-)
-def test_the_hubs_refusals_say_what_to_do(error, told, monkeypatch):
-    def refuse(*_, **__):
-        raise error
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(InputError, match=told):
-        bvl.load("org/name@v2")
-
-
-def test_without_the_hubs_library_its_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(InputError, match=r'pip install "big_vit_lite\[hub\]", or give a local'):
-        bvl.load("org/name")
-
-
-def test_offline_with_an_empty_cache_is_one_sentence(tmp_path):
-    """The library itself, in a process where nothing else has imported parts of it."""
-    code = """
-import big_vit_lite as bvl
-try:
-    bvl.load("openai/clip-vit-base-patch32")
-except ValueError as error:
-    print(type(error).__name__, error)
-"""
-    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=offline, capture_output=True, text=True, timeout=120)
-    told = "InputError openai/clip-vit-base-patch32 is not here, not in the hub's cache, and cannot"
-    assert done.stdout.startswith(told), done.stdout + done.stderr
-    assert done.stdout.strip().endswith("go online, or give a local folder.")
