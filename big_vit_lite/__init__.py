@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "build_model": "big_vit_lite.models",
     "init_params": "big_vit_lite.models",
+    "load": "big_vit_lite.pretrained",
 }
 __all__ = [*_PUBLIC, "__version__"]
 

@@ -39,6 +39,19 @@ def assert_holds(path, wanted):
         np.testing.assert_array_equal(float32(source.arrays[name]), x.astype(np.float32))
 
 
+def test_a_header_as_long_as_a_pickle_begins_is_no_pickle(tmp_path):
+    """Its length leads the file: in one of 32 files its lowest byte is that of a pickle, 0x80."""
+    path = tmp_path / "model.safetensors"
+    for n in range(0, 256, 8):
+        save_file(arrays(), path, metadata={"format": "pt", "note": "x" * n})
+        if path.read_bytes()[0] == 0x80:
+            break
+    assert path.read_bytes()[:1] == b"\x80"
+    for name in ("model.safetensors", "model.bin"):
+        assert_holds(path.rename(tmp_path / name), arrays())
+        path = tmp_path / name
+
+
 def refused(path) -> str:
     with pytest.raises(InputError) as error:
         source = open_source(path)

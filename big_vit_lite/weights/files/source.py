@@ -129,10 +129,11 @@ def _read(path: Path) -> dict[str, Stored]:
         )
     if start.startswith(b"PK"):
         return _read_zip(path)
-    if start[:1] == b"\x80":
-        return read_torch_legacy(path)
+    # First, as the length of the header, which leads, may begin as a pickle does.
     if start[8:9] == b"{" or path.suffix == ".safetensors":
         return read_safetensors(path)
+    if start[:1] == b"\x80":
+        return read_torch_legacy(path)
     raise InputError(f"{path} is none of the known files of weights: {KINDS}.")
 
 

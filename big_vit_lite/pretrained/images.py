@@ -1,0 +1,97 @@
+"""From files, Pillow's images and pixels to what a model looks at."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float32
+
+from big_vit_lite import data, weights
+from big_vit_lite.config import InputError
+from big_vit_lite.data import files
+from big_vit_lite.data.transforms.decode import Decode
+from big_vit_lite.tasks.images import normalize
+
+KINDS = "paths, Pillow images, uint8 arrays (h, w, c), or a list of them"
+
+
+def is_preprocessed(images: Any) -> bool:
+    """Whether it is an array of floats, which goes to the model as it is.
+
+    Raises:
+        InputError: one that is no batch.
+    """
+    dtype = getattr(images, "dtype", None)
+    if dtype is None or not jax.numpy.issubdtype(dtype, jax.numpy.floating):
+        return False
+    if images.ndim != 4:
+        raise InputError(
+            f"an array of floats is taken for preprocessed images (b, h, w, c), and this one is "
+            f"{tuple(images.shape)}: give {KINDS}, or what preprocess(images) returned."
+        )
+    return True
+
+
+def preprocess(
+    images: Any, preprocessing: weights.Preprocessing, channels: int
+) -> Float32[Array, "b h w c"]:
+    """Images by the transform, scaled to [0, 1] and normalised; see Pretrained.preprocess."""
+    if isinstance(images, jax.core.Tracer):
+        raise InputError(
+            "images cannot be preprocessed within jit, vmap or grad: call preprocess(images) before"
+            " and give the floats it returns."
+        )
+    transform, decode = data.transforms.parse(preprocessing.transform), Decode(channels)
+    rng, made = np.random.default_rng(0), []
+    for i, image in enumerate(_listed(images)):
+        name = f"image {i}"
+        try:
+            if isinstance(image, str | Path):
+                name = str(image)
+                image = files.read(files.normal(name))
+                if not (transform.ops and isinstance(transform.ops[0], Decode)):
+                    image = decode(image, rng)
+            else:
+                image = decode(_pixels(image), rng)
+            made.append(transform(image, rng))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{name} cannot be used: {files.why(error)}.") from None
+    if len(shapes := {image.shape for image in made}) > 1:
+        raise InputError(
+            f"{preprocessing.transform!r} makes images of several sizes ({sorted(shapes)}): give "
+            "one at a time, or a transform= that ends in one size."
+        )
+    return normalize(np.stack(made), preprocessing.mean, preprocessing.std)
+
+
+def _listed(images: Any) -> Sequence[Any]:
+    """One image or several as several.
+
+    Raises:
+        InputError: none.
+    """
+    if isinstance(images, str | Path) or hasattr(images, "convert"):
+        return [images]
+    if hasattr(images, "ndim") and images.ndim in (2, 3):
+        return [images]
+    if not hasattr(images, "__len__"):
+        raise InputError(f"{type(images).__name__} is no image: give {KINDS}.")
+    if not len(images):
+        raise InputError(f"there is no image: give {KINDS}.")
+    return images
+
+
+def _pixels(image: Any) -> np.ndarray:
+    """uint8 (h, w, c).
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if hasattr(image, "convert"):
+        image = image if image.mode in ("L", "RGB") else image.convert("RGB")
+    elif not hasattr(image, "dtype"):
+        raise ValueError(f"{type(image).__name__} is no image; give {KINDS}")
+    pixels = np.asarray(image)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
