@@ -13,15 +13,16 @@ Arguments, after a colon and separated by commas, as in configs/clip_quickstart.
                      settings without looking at either
     tiny             4 steps of much smaller towers
 
-Expected result: TODO
-Measured: TODO
+Expected result: 98 % of held-out pictures get the right one of 200 captions, and 97.5 % of those
+whose caption was never read; in about four minutes on two CPU cores.
+Measured: 97.78, 98.25, 97.93 % and 97.15, 97.80, 97.73 % for seeds 0, 1, 2, each in 365 to 372 s of
+processor time (results/clip_quickstart).
 
 Source: scikit-learn's digits, as in quickstart.py, two at a time on 16x16 pixels: "a three left of
 a seven", "an eight above a one" (data/sources/digit_pairs.py). The recipe is this project's own.
 Each batch has each caption once, as a caption that came twice would be its own negative. Captions
-are bytes, of which one block and a mean over all tokens make a feature: a deeper text tower
-remembers captions as wholes and fails on new combinations. Patches are nearly as large as a digit
-and overlap, so that 16 tokens make an image.
+are bytes; one block and a mean over all tokens make their features. Patches are nearly as large as
+a digit and overlap, so that 16 tokens make an image. results/README.md says what each gave.
 """
 
 import ml_collections as mlc

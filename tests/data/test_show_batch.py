@@ -91,6 +91,29 @@ def test_captions_stand_beneath_their_images(tool, tmp_path, monkeypatch):
         assert np.array_equal(image, example["image"])
 
 
+def test_features_in_place_of_images_are_nothing_to_draw(tool, tmp_path):
+    from big_vit_lite.config import InputError
+
+    np.save(tmp_path / "0.npy", np.ones(8, np.float32))
+    (tmp_path / "rows.csv").write_text("path,caption\n" + "0.npy,one\n")
+    file = tmp_path / "lit.py"
+    train = f'source="table", path={str(tmp_path / "rows.csv")!r}, transform="features(8)"'
+    train += """, text="tokenize('bytes')|pad(9)\""""
+    locked = (
+        "optim=dict(lr_rules=(('^img/', 0.0), ('.*', 1.0))), text=dict(), joint=dict(features=8)"
+    )
+    file.write_text(
+        CONFIG.replace('source="synthetic", transform="flip"', train)
+        .replace('model=dict(variant="mu/8")', f'model=dict(variant="mu/8"), {locked}')
+        .replace("steps=2", 'steps=2, task=dict(name="contrastive")')
+    )
+    with pytest.raises(InputError) as error:
+        tool.main(["--config", str(file), "--out", str(tmp_path / "b.png")])
+    assert str(error.value) == (
+        "data.train.transform makes features, text and no images: there is nothing to draw"
+    )
+
+
 def test_long_captions_are_wrapped_and_cut(tool, tmp_path):
     assert tool._wrapped("a six left of a nine") == "a six left of a\nnine"
     assert tool._wrapped("one $2 bill") == r"one \$2 bill"
