@@ -127,7 +127,7 @@ def accepted(name):
 @st.composite
 def sound_calls(draw):
     """An operation whose arguments are each accepted, up to the limits of what is."""
-    name = draw(st.sampled_from(sorted(OPS)))
+    name = draw(st.sampled_from(sorted(set(OPS) - {"features"})))
     if name == "views":
         return "views(one='resize(8)', two=(2, 'random_crop(4)'))"
     arguments = {
@@ -189,7 +189,8 @@ def small_limit():
         yield
 
 
-@pytest.mark.parametrize("name", sorted(set(OPS) - {"views"}))
+# features reads files of another kind than images.
+@pytest.mark.parametrize("name", sorted(set(OPS) - {"views", "features"}))
 def test_every_argument_is_refused_or_works_up_to_its_limit(name):
     needed = {parameter: "8" for parameter, _, needed in accepted(name) if needed}
     for parameter, values, _ in accepted(name):
@@ -354,7 +355,7 @@ def test_a_stream_of_damaged_files_goes_on_without_them(files, evaluating):
     order = Once(len(source)) if evaluating else Shuffled(len(source), 0)
     blocks = Blocks(Pool([examples]), order, len(source), evaluating)
     try:
-        arrays, skipped = blocks.make(0, np.arange(len(source)))
+        arrays, skipped, _ = blocks.make(0, np.arange(len(source)))
     except RunError as error:  # by chance, all that were tried instead of a bad one were bad
         require_sound([str(error)])
         return
