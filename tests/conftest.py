@@ -19,9 +19,9 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers have these from the proce
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="big_vit_lite-xla-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
-import gcs_emulator
-import jax
-import pytest
+import gcs_emulator  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 
