@@ -110,9 +110,7 @@ def command_line(
         sys.stdout.write(_help(program, about, known, words))
         raise SystemExit(0)
     faults = words.faults
-    for option in options:
-        if option.required and option.name not in words.options:
-            faults.append(Fault(f"--{option.name}", f"is missing: {option.meaning}"))
+    faults += _missing(options, words)
     file = words.options.get("config")
     if file is None:
         if not any(fault.key == "--config" for fault in faults):
@@ -164,9 +162,7 @@ def words_line(
     if read.options.get("help"):
         sys.stdout.write(options_text(program, about, known, words))
         raise SystemExit(0)
-    for option in options:
-        if option.required and option.name not in read.options:
-            read.faults.append(Fault(f"--{option.name}", f"is missing: {option.meaning}"))
+    read.faults += _missing(options, read)
     return read.given, read.options, read.faults
 
 
@@ -183,6 +179,16 @@ def exit_code(main: Callable[..., int | None], *args: Any) -> int:
     except RunError as error:
         print(error, file=sys.stderr)
         return 1
+
+
+def _missing(options: Sequence[Option], words: _Words) -> list[Fault]:
+    """Options that a command cannot do without and that were not given, not even wrongly."""
+    told = {fault.key for fault in words.faults}
+    return [
+        Fault(f"--{option.name}", f"is missing: {option.meaning}")
+        for option in options
+        if option.required and option.name not in words.options and f"--{option.name}" not in told
+    ]
 
 
 def _no_config() -> Fault:

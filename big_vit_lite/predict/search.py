@@ -105,7 +105,9 @@ class _Best:
         least = self.scores[part, -1]
         number = np.arange(len(self._queries))[part]
         hopeful = scores[:, 0] + self._error >= least
-        self._merge(number[hopeful], start, items, rows[hopeful], np.isfinite(scores[hopeful]))
+        there = np.isfinite(scores)
+        rows = np.where(there, rows, 0)
+        self._merge(number[hopeful], start, items, rows[hopeful], there[hopeful])
         # A vector that was not among them may still be as near as the last of the best.
         whole = len(items) <= scores.shape[1]
         open_ = hopeful & (scores[:, -1] + self._error >= self.scores[part, -1])

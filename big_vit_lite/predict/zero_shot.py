@@ -20,7 +20,7 @@ from big_vit_lite.pretrained import Pretrained
 
 TEMPLATE = "a photo of a {}."
 TEXTS = 256
-"""Texts at a time; fewer where there are fewer."""
+"""Texts at a time; fewer where there are fewer, by halves, so that few sizes are ever compiled."""
 
 
 def run(name: str, words: list[str], given: dict[str, Any]) -> None:
@@ -91,7 +91,8 @@ def encoded(
     model: Pretrained, tokens: np.ndarray, display: report.Counting
 ) -> Float32[np.ndarray, "n e"]:
     """Features of texts, in batches of one size, the last one filled up."""
-    size, counts = min(TEXTS, len(tokens)), Counts(len(tokens))
+    size = min(TEXTS, max(8, 1 << (len(tokens) - 1).bit_length()))
+    counts = Counts(len(tokens))
 
     def made():
         for start in range(0, len(tokens), size):
