@@ -4,6 +4,7 @@ import gzip
 import json
 import shutil
 
+import jax
 import pytest
 from data import test_tokenizers
 from pictures import photo
@@ -38,22 +39,27 @@ def world(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def here(world, tmp_path, monkeypatch):
-    """A folder of the test's own, with links to all of `world`; commands run in it."""
+    """A folder of the test's own, with links to all of `world`; commands run in it, and on one
+    device, for which less is compiled than for eight."""
     for path in world.iterdir():
         if path.name != "photos":
             (tmp_path / path.name).symlink_to(path)
     shutil.copytree(world / "photos", tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(compiled, "load", load_once)
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
     return tmp_path
 
 
+HUB = {"openai/clip-vit-base-patch32": "clip", "facebook/dinov2-small": "dino"}
+"""What stands for the models that pages name."""
 _LOADED = {}
 
 
 def load_once(name, **options):
     """As `load`: models that do not change are loaded, and their functions compiled, once for all
     tests. Commands in processes of their own load for themselves."""
+    name = HUB.get(name, name)
     key = (str(name), repr(sorted(options.items())))
     if key not in _LOADED:
         _LOADED[key] = bvl.load(name, **options)

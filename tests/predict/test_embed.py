@@ -40,7 +40,8 @@ def assert_close(found, wanted, tolerance=1e-6):
     assert np.abs(found.astype(np.float64) - wanted).max() <= tolerance * np.abs(wanted).max()
 
 
-def test_vectors_are_the_models_in_either_format(here, predict, paths, wanted):
+def test_vectors_are_the_models_in_either_format(here, predict, paths, wanted, monkeypatch):
+    """On one device and on eight, over which a batch is split."""
     assert np.abs(wanted[1:] - wanted[:-1]).max(1).min() > 1e-3  # every image has its own
     out = predict("embed", "dino", "photos", "--out", "a.npy", "--batch_size", 8)
     n, e = wanted.shape
@@ -48,11 +49,14 @@ def test_vectors_are_the_models_in_either_format(here, predict, paths, wanted):
     found = np.load("a.npy")
     assert found.dtype == np.float32 and Path("a.npy.paths.txt").read_text().splitlines() == paths
     assert_close(found, wanted)
+    monkeypatch.setattr(jax, "local_devices", jax.devices)
     predict("embed", "dino", "photos", "--out", "a.parquet", "--dtype", "float16")
     table = pq.read_table("a.parquet")
     assert table.column("path").to_pylist() == paths
     half = np.array(table.column("embedding").to_pylist(), np.float16)
-    np.testing.assert_array_equal(half, found.astype(np.float16))
+    assert len(jax.local_devices()) == 8
+    assert_close(half, found, 1e-3)
+    assert (half == found.astype(np.float16)).mean() > 0.99  # but for where rounding turns
     about = json.loads(Path("a.npy.json").read_text())
     assert {k: about[k] for k in ("model", "dtype", "dimension", "rows", "left_out")} == {
         "model": "dino/model.safetensors",
@@ -158,8 +162,8 @@ def committed(work):
         return 0
 
 
-def test_killed_in_the_middle_it_goes_on(here, model_of, tmp_path):
-    """kill -9 of a real process, twice; nothing that was committed is computed again."""
+def test_killed_in_the_middle_it_goes_on(here, model_of, tmp_path, capsys):
+    """kill -9 of a real process; nothing that was committed is computed again."""
     many = tmp_path / "many"
     many.mkdir()
     for i in range(160):
@@ -169,29 +173,27 @@ def test_killed_in_the_middle_it_goes_on(here, model_of, tmp_path):
                "--batch_size", "4", "--threads", "1"]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
-    work, before = tmp_path / "a.npy.partial", 0
-    for wanted in (16, 48):
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-        began = time.monotonic()
-        while committed(work) < wanted:
-            assert process.poll() is None and time.monotonic() - began < 240
-            time.sleep(0.005)
-        process.kill()
-        told = process.stderr.read()
-        process.wait()
-        assert (f"goes on from image {before + 1} of 160" in told) is bool(before)
-        assert wanted <= committed(work) < 160
-        before = committed(work)
-    (work / "vectors").open("ab").write(b"torn")
-    (work / "journal").open("ab").write(b'{"seen": 99')
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert f"goes on from image {before + 1} of 160" in done.stderr
+    work = tmp_path / "a.npy.partial"
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    began = time.monotonic()
+    while committed(work) < 40:
+        assert process.poll() is None and time.monotonic() - began < 240
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    before = committed(work)
+    assert 40 <= before < 160
+    with (work / "vectors").open("ab") as file:
+        file.write(b"torn")
+    with (work / "journal").open("ab") as file:
+        file.write(b'{"seen": 99')
+    assert main(command[2:]) == 0
+    assert f"goes on from image {before + 1} of 160" in capsys.readouterr().err
     paths = [f"many/{i:03}.png" for i in range(160)]
     assert Path("a.npy.paths.txt").read_text().splitlines() == paths
     found = np.load("a.npy")
     model = model_of("dino")
-    parts = [paths[i : i + 40] for i in range(0, 160, 40)]
+    parts = [paths[i : i + 8] for i in range(0, 160, 8)]
     assert_close(found, np.concatenate([np.asarray(model.encode_image(part)) for part in parts]))
     assert not work.exists()
 
@@ -275,11 +277,11 @@ def test_it_does_not_go_on_with_anything_else(here, predict, paths, model_of):
 def test_what_is_complete_is_not_computed_again(here, predict, capsys, monkeypatch):
     argv = ["embed", "dino", "photos", "--out", "a.npy"]
     predict(*argv)
-    before = Path("a.npy").stat()
+    before = Path("a.npy").stat().st_mtime_ns
     monkeypatch.setattr(compiled, "answers", None)
     assert main(argv) == 0
     assert "a.npy is complete already: 9 vectors of 32 float32\n" in capsys.readouterr().err
-    assert Path("a.npy").stat() == before
+    assert Path("a.npy").stat().st_mtime_ns == before
     told = predict("embed", "clip", *argv[2:], code=2)
     assert told.startswith("--out: a.npy was made otherwise: the model was dino/model.safetensors")
     (here / "photos" / "0.jpg").unlink()
