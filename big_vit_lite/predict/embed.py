@@ -34,8 +34,7 @@ def run(name: str, words: list[str], given: dict[str, Any]) -> None:
         raise InputError(f"--out: the folder {out.parent} is not there")
     before = _made(out)
     paths = inputs.find(words, given.get("skip_unreadable", False))
-    if out.suffix == ".npy":
-        _require_lines(paths)
+    _require_lines(paths)
     model = compiled.model_of(name, given)
     images = reading.images_of(model, paths, given)
     shape = jax.eval_shape(model.encode_image, compiled.blank(model, images)).shape
@@ -80,9 +79,7 @@ def _require_lines(paths: list[str]) -> None:
     """Raises InputError for a path that is no line of a text file."""
     for path in paths:
         if path.splitlines() != [path]:
-            raise InputError(
-                f"the name of {path!r} has a line break: rename the file, or write a .parquet"
-            )
+            raise InputError(f"the name of {path!r} has a line break: rename the file")
 
 
 def _refuse(differences: str, begun: str, more: str) -> None:

@@ -73,7 +73,7 @@ def check(given: dict[str, Any], images: int) -> None:
     """
     for name in ("json", "html"):
         if name in given and given[name] != "-":
-            _free(given[name], f"--{name}")
+            _require_free(given[name], f"--{name}")
     if given.get("html") == "-":
         raise InputError("--html wants a file; - is for --json")
     if "html" in given and given.get("json") == given["html"]:
@@ -85,20 +85,20 @@ def check(given: dict[str, Any], images: int) -> None:
         )
 
 
-def _free(name: str, option: str) -> storage.Place:
-    """A place that can be written to and holds nothing yet."""
+def _require_free(name: str, option: str) -> None:
+    """Raises InputError for a place that cannot be written to, or holds something already."""
     try:
         place = storage.place(name)
+        stored = storage.is_store(place)
+        taken = place.is_file() if stored else place.exists()
+    except OSError as error:
+        raise InputError(f"{option}: {name} cannot be reached ({files.why(error)})") from None
     except ValueError as error:
         raise InputError(f"{option} = {name}: {error}") from None
-    if not storage.is_store(place):
-        if not place.parent.is_dir():
-            raise InputError(f"{option}: the folder {place.parent} is not there")
-        if place.exists():
-            raise InputError(f"{option}: {name} is there already: remove it, or name another file")
-    elif place.is_file():
+    if not stored and not place.parent.is_dir():
+        raise InputError(f"{option}: the folder {place.parent} is not there")
+    if taken:
         raise InputError(f"{option}: {name} is there already: remove it, or name another file")
-    return place
 
 
 @contextmanager

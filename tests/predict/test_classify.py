@@ -1,6 +1,7 @@
 """classify and zero_shot: what they say is what the loaded model says, in every form of output."""
 
 import base64
+import errno
 import html.parser
 import io
 import json
@@ -12,7 +13,8 @@ import pytest
 from PIL import Image
 from predict.conftest import ODD
 
-from big_vit_lite.predict import main
+from big_vit_lite.config import InputError
+from big_vit_lite.predict import main, outputs
 
 LABELS = ("cat", "dog", "house by the sea")
 TEMPLATES = ("a photo of a {}.", "the {} we saw, in a bad drawing")
@@ -220,6 +222,21 @@ def test_wrong_input_is_one_sentence(argv, told, here, predict):
     error = predict(*argv.split(), code=2)
     assert told in error and len(error.splitlines()) == 1, error
     assert "Traceback" not in error
+
+
+def test_a_page_is_not_larger_than_a_browser_shows():
+    with pytest.raises(InputError, match="a page with 5,001 thumbnails is more than a browser sho"):
+        outputs.check({"html": "a.html"}, 5001)
+    outputs.check({"html": "a.html"}, 5000)
+
+
+def test_what_cannot_be_written_is_told_of(predict, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(outputs.os, "replace", full)
+    told = predict("classify", "runs/vit", "photos", "--json", "a.jsonl", code=1)
+    assert told.splitlines()[-1] == "a.jsonl cannot be written (No space left on device)"
 
 
 def test_help_is_for_every_command(predict, capsys):

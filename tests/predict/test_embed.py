@@ -328,6 +328,16 @@ def test_a_second_process_and_full_disks_are_told_of(here, predict, monkeypatch)
     assert len(np.load("a.npy")) == 9
 
 
+def test_names_that_are_no_line_of_a_file_are_refused(here, predict):
+    (here / "photos" / "a\nb.jpg").write_bytes((here / "photos" / "0.jpg").read_bytes())
+    told = predict("embed", "dino", "photos", "--out", "a.parquet", code=2)
+    assert told == "the name of 'photos/a\\nb.jpg' has a line break: rename the file\n"
+    (here / "photos" / "a\nb.jpg").unlink()
+    os.rename(b"photos/0.jpg", b"photos/\xff.jpg")
+    told = predict("classify", "runs/vit", "photos", code=2)
+    assert told == "the name of 'photos/\\udcff.jpg' is no UTF-8: rename the file\n"
+
+
 def test_damaged_work_is_told_of(here, predict):
     argv = ["embed", "dino", "photos", "--out", "a.npy"]
     (here / "photos" / "zz.jpg").write_bytes(b"no image")
