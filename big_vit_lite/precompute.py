@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Float32
 
 from big_vit_lite import assembly, checkpoint, config, data, evaluate, models, parallel, tasks
 from big_vit_lite.data import sources, transforms
+from big_vit_lite.data.chance import NoChance
 from big_vit_lite.data.computed import Computed
 from big_vit_lite.data.examples import Examples
 from big_vit_lite.data.sources.base import BadExample
@@ -95,24 +96,6 @@ def computed(
 
 def _compute_dtype(tower: models.ViT | models.ResNet) -> Any:
     return tower.dtype if isinstance(tower, models.ResNet) else tower.block.dtype
-
-
-class NoChance:
-    """Stands where operations find their generator: one that draws is refused.
-
-    Args:
-        refusal: what is said.
-    """
-
-    def __init__(self, refusal: str):
-        self._refusal = refusal
-
-    def __getattr__(self, name: str) -> Any:
-        raise config.InputError(self._refusal)
-
-    def at(self, row: int, visit: int) -> NoChance:
-        """The generator of an example, as in examples.Draws."""
-        return self
 
 
 class Images:

@@ -9,6 +9,7 @@ from big_vit_lite.config.command_line import (
     command_line,
     exit_code,
     options_line,
+    words_line,
 )
 from big_vit_lite.config.durations import Duration, Every, parse_duration, steps_of, total_steps
 from big_vit_lite.config.errors import ABSENT, Fault, InputError, RunError
@@ -68,4 +69,5 @@ __all__ = [
     "splits",
     "steps_of",
     "total_steps",
+    "words_line",
 ]

@@ -75,6 +75,7 @@ class _Words:
     """The argv taken apart."""
 
     options: dict[str, Any] = field(default_factory=dict)
+    given: list[str] = field(default_factory=list)
     overrides: list[tuple[str, str]] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
@@ -109,9 +110,7 @@ def command_line(
         sys.stdout.write(_help(program, about, known, words))
         raise SystemExit(0)
     faults = words.faults
-    for option in options:
-        if option.required and option.name not in words.options:
-            faults.append(Fault(f"--{option.name}", f"is missing: {option.meaning}"))
+    faults += _missing(options, words)
     file = words.options.get("config")
     if file is None:
         if not any(fault.key == "--config" for fault in faults):
@@ -143,15 +142,28 @@ def options_line(
     Raises:
         SystemExit: after --help.
     """
+    _, values, faults = words_line(argv, program=program, about=about, options=options)
+    return values, faults
+
+
+def words_line(
+    argv: Sequence[str], *, program: str, about: str, options: Sequence[Option], words: str = ""
+) -> tuple[list[str], dict[str, Any], list[Fault]]:
+    """As `options_line`, of a command that takes words beside its options.
+
+    Args:
+        words: what they stand for in --help, such as "MODEL INPUT..."; empty: there may be none.
+
+    Returns:
+        The words in their order, and what `options_line` returns.
+    """
     known = (*options, Option("help", "", "Prints this text."))
-    words = _take_apart(list(argv), known)
-    if words.options.get("help"):
-        sys.stdout.write(options_text(program, about, known))
+    read = _take_apart(list(argv), known, bool(words))
+    if read.options.get("help"):
+        sys.stdout.write(options_text(program, about, known, words))
         raise SystemExit(0)
-    for option in options:
-        if option.required and option.name not in words.options:
-            words.faults.append(Fault(f"--{option.name}", f"is missing: {option.meaning}"))
-    return words.options, words.faults
+    read.faults += _missing(options, read)
+    return read.given, read.options, read.faults
 
 
 def exit_code(main: Callable[..., int | None], *args: Any) -> int:
@@ -169,18 +181,31 @@ def exit_code(main: Callable[..., int | None], *args: Any) -> int:
         return 1
 
 
+def _missing(options: Sequence[Option], words: _Words) -> list[Fault]:
+    """Options that a command cannot do without and that were not given, not even wrongly."""
+    told = {fault.key for fault in words.faults}
+    return [
+        Fault(f"--{option.name}", f"is missing: {option.meaning}")
+        for option in options
+        if option.required and option.name not in words.options and f"--{option.name}" not in told
+    ]
+
+
 def _no_config() -> Fault:
     files = source.shipped() or ["configs/quickstart.py"]
     return Fault("--config", f"is missing; give a config file, one of {', '.join(files)}")
 
 
-def _take_apart(argv: list[str], known: Sequence[Option]) -> _Words:
+def _take_apart(argv: list[str], known: Sequence[Option], with_words: bool = False) -> _Words:
     words, options = _Words(), {option.name: option for option in known}
     while argv:
         word = argv.pop(0)
         name, given, value = word.removeprefix("--").partition("=")
         if word == "-h":
             name = "help"
+        elif with_words and not word.startswith("-"):
+            words.given.append(word)
+            continue
         elif not word.startswith("--") or word == "--":
             wanted = "no option, they begin with --; values with spaces want quotes in the shell"
             words.faults.append(Fault(word, wanted))

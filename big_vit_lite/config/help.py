@@ -52,9 +52,10 @@ def help_text(
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def options_text(program: str, about: str, options: Sequence[Option]) -> str:
-    """All of --help of a tool without a config."""
-    lines = [f"usage: {program} [options]", "", *about.strip().splitlines(), ""]
+def options_text(program: str, about: str, options: Sequence[Option], words: str = "") -> str:
+    """All of --help of a tool without a config; `words` is what it takes beside options."""
+    usage = " ".join(part for part in ("usage:", program, words, "[options]") if part)
+    lines = [usage, "", *about.strip().splitlines(), ""]
     return "\n".join(line.rstrip() for line in [*lines, *_options(options)]) + "\n"
 
 

@@ -144,13 +144,18 @@ def checksums(out: Path) -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keeps a second process out; the system lets go of the lock when this one dies."""
+def locked(folder: Path, taken: str | None = None) -> Iterator[None]:
+    """Keeps a second process out; the system lets go of the lock when this one dies.
+
+    Args:
+        taken: what the second process is told; by default that the folder is being prepared.
+    """
     with open(folder / "lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"--out: another process is preparing {folder.parent}") from None
+            told = taken or f"--out: another process is preparing {folder.parent}"
+            raise InputError(told) from None
         except OSError:  # disks that know no locks
             pass
         yield

@@ -85,6 +85,50 @@ def class_names_of(entry: str | None, of_data: Sequence[str], key: str) -> tuple
     return names
 
 
+def listed_names(entry: str, key: str) -> tuple[str, ...]:
+    """Names of classes: of a file with one a line, of a published set, or of a text with commas.
+
+    Args:
+        key: the option that holds them, for error texts.
+
+    Raises:
+        InputError: none of these, an empty file or name, or one that is there twice. Only published
+            sets may repeat names.
+    """
+    if entry in name_sets():
+        return name_sets()[entry]
+    if "," in entry and not files.exists(files.normal(entry)):
+        names, what = tuple(name.strip() for name in entry.split(",")), "name"
+        if "" in names:
+            raise InputError(f"{key}: name {names.index('') + 1} of {entry!r} is empty")
+    else:
+        _require_file(entry, key, tuple(name_sets()), "names with commas between them")
+        names, what = _lines(entry, key, "the name of a class"), "line"
+    first: dict[str, int] = {}
+    for place, name in enumerate(names, 1):
+        if name in first:
+            where = "" if what == "name" else f"{entry}, "
+            raise InputError(
+                f"{key}: {where}{what} {place} is {name!r}, and so is {what} {first[name]}; a "
+                "class is named once"
+            )
+        first[name] = place
+    return names
+
+
+def listed_texts(entry: str, key: str) -> tuple[str, ...]:
+    """A text, or those of a file with one a line.
+
+    Raises:
+        InputError: an empty file or line.
+    """
+    if files.exists(files.normal(entry)):
+        return _lines(entry, key, "a text")
+    if not entry.strip():
+        raise InputError(f"{key} is empty; it needs a text")
+    return (entry,)
+
+
 def repeated(names: Sequence[str]) -> str | None:
     """A line about names that several classes share, if there are any."""
     places: dict[str, list[int]] = {}

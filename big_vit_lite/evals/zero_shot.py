@@ -97,9 +97,7 @@ class Classes:
 
     def _encode(self, params: Any) -> Float32[Array, "classes e"]:
         found = self._features.of_texts(params, self.tokens, self._stream)
-        mean = found.reshape(len(self.names), -1, found.shape[-1]).mean(1, dtype=np.float64)
-        unit = mean / np.maximum(np.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
-        unit = unit.astype(np.float32)
+        unit = of_prompts(found, len(self.names))
         whole = parallel.replicated(self._features.mesh)
         return jax.make_array_from_callback(unit.shape, whole, lambda index: unit[index])
 
@@ -121,6 +119,15 @@ def tokenized(
             except ValueError as error:
                 raise config.InputError(f"{key}: {prompt!r}: {error}") from error
     return np.stack(made)
+
+
+def of_prompts(
+    features: Float32[np.ndarray, "prompts e"], classes: int
+) -> Float32[np.ndarray, "classes e"]:
+    """Features of classes from those of their prompts, which are in the order of `tokenized`."""
+    mean = features.reshape(classes, -1, features.shape[-1]).mean(1, dtype=np.float64)
+    unit = mean / np.maximum(np.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
+    return unit.astype(np.float32)
 
 
 def compile_scores(task, mesh) -> Callable[[Any, Any, dict], dict]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Float32, UInt8
 
 from big_vit_lite import data, weights
 from big_vit_lite.config import InputError
@@ -34,6 +34,39 @@ def is_preprocessed(images: Any) -> bool:
     return True
 
 
+class Reader:
+    """From an image to the pixels that a model looks at, before they are normalised.
+
+    Args:
+        preprocessing: its transform is taken; mean and std are for `normalize`.
+        channels: of the model.
+        rng: where a transform that draws at random draws from.
+    """
+
+    def __init__(self, preprocessing: weights.Preprocessing, channels: int, rng: Any = None):
+        self.transform = data.transforms.parse(preprocessing.transform)
+        self._decode = Decode(channels)
+        self._rng = np.random.default_rng(0) if rng is None else rng
+
+    def file(self, content: bytes) -> UInt8[np.ndarray, "h w c"]:
+        """Of a file's bytes.
+
+        Raises:
+            ValueError: it cannot be decoded or transformed.
+        """
+        ops = self.transform.ops
+        image = content if ops and isinstance(ops[0], Decode) else self._decode(content, self._rng)
+        return self.transform(image, self._rng)
+
+    def opened(self, image: Any) -> UInt8[np.ndarray, "h w c"]:
+        """Of a Pillow image or pixels.
+
+        Raises:
+            ValueError: it is something else, or cannot be transformed.
+        """
+        return self.transform(self._decode(_pixels(image), self._rng), self._rng)
+
+
 def preprocess(
     images: Any, preprocessing: weights.Preprocessing, channels: int
 ) -> Float32[Array, "b h w c"]:
@@ -43,19 +76,15 @@ def preprocess(
             "images cannot be preprocessed within jit, vmap or grad: call preprocess(images) before"
             " and give the floats it returns."
         )
-    transform, decode = data.transforms.parse(preprocessing.transform), Decode(channels)
-    rng, made = np.random.default_rng(0), []
+    reader, made = Reader(preprocessing, channels), []
     for i, image in enumerate(_listed(images)):
         name = f"image {i}"
         try:
             if isinstance(image, str | Path):
                 name = str(image)
-                image = files.read(files.normal(name))
-                if not (transform.ops and isinstance(transform.ops[0], Decode)):
-                    image = decode(image, rng)
+                made.append(reader.file(files.read(files.normal(name))))
             else:
-                image = decode(_pixels(image), rng)
-            made.append(transform(image, rng))
+                made.append(reader.opened(image))
         except (OSError, ValueError) as error:
             raise InputError(f"{name} cannot be used: {files.why(error)}.") from None
     if len(shapes := {image.shape for image in made}) > 1:

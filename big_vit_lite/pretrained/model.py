@@ -150,6 +150,17 @@ class Pretrained:
             )
         return self._pair_logits(self._own(params), self._seen(images), self._read(texts))
 
+    def chances(self, images: Any, params: Any = None) -> Float[Array, "b c"]:
+        """A classifier's probability of each class, float32: those of an image add up to 1, or with
+        a sigmoid loss each class is asked for alone.
+
+        Raises:
+            InputError: as `logits`.
+        """
+        self._head()
+        made = self.logits(images, params=params).astype(jnp.float32)
+        return jax.nn.sigmoid(made) if self.loss == "sigmoid" else jax.nn.softmax(made)
+
     def classify(self, images: Any, top: int = 5) -> list[list[tuple[str | int, float]]]:
         """The likeliest classes of each image with their probabilities, the best first.
 
@@ -158,9 +169,7 @@ class Pretrained:
         Raises:
             InputError: as `logits`.
         """
-        self._head()
-        made = self.logits(images)
-        chances = jax.nn.sigmoid(made) if self.loss == "sigmoid" else jax.nn.softmax(made)
+        chances = self.chances(images)
         best, classes = jax.device_get(jax.lax.top_k(chances, min(top, chances.shape[-1])))
         names = self.class_names or range(chances.shape[-1])
         return [
@@ -214,15 +223,16 @@ class Pretrained:
         return self.sections.text
 
     @property
-    def _classifies(self) -> bool:
-        """A head without bias is the projection of an image tower that was one of two."""
+    def classifies(self) -> bool:
+        """Whether it is a tower alone with a head for classes; one without bias is the projection
+        of an image tower that was one of two."""
         section = self.sections.model
         return self.sections.text is None and bool(section.classes) and (
             section.head_bias is not None
         )  # fmt: skip
 
     def _head(self) -> None:
-        if not self._classifies:
+        if not self.classifies:
             raise InputError(
                 f"{self.source} has no head for classes: take encode_image(images), or of two "
                 "towers logits(images, texts)."
@@ -234,7 +244,7 @@ class Pretrained:
             if self.sections.text is not None:
                 return self.model.apply({"params": params}, images, method="encode_image")[0]
             found, out = self.model.apply({"params": params}, images)
-            found = out["pre_logits"] if self._classifies and "pre_logits" in out else found
+            found = out["pre_logits"] if self.classifies and "pre_logits" in out else found
             if found.ndim != 2:
                 raise InputError(
                     f"{self.source} gives no vector an image (model.pool none): take apply, or its "

@@ -168,3 +168,25 @@ def test_a_tool_without_a_config_has_its_options_alone(capsys):
         read("--help")
     text = capsys.readouterr().out
     assert text.startswith("usage: tool.py [options]\n\nDoes it.\n\noptions\n  --checkpoint DIR\n")
+
+
+def test_a_command_may_take_words_beside_its_options(capsys):
+    options = (Option("out", "FILE", "Where to.", required=True), Option("fast", "", "Runs."))
+
+    def read(*argv):
+        return config.words_line(
+            argv, program="tool", about="Does it.", options=options, words="MODEL INPUT..."
+        )
+
+    words, given, faults = read("m", "--out", "x", "a", "--fast", "b")
+    assert (words, given, faults) == (["m", "a", "b"], {"out": "x", "fast": True}, [])
+    words, _, faults = read("m", "-x", "--out=")
+    assert words == ["m"]
+    # What was given wrongly is not missing as well.
+    assert list(map(str, faults)) == [
+        "-x: no option, they begin with --; values with spaces want quotes in the shell",
+        "--out: wants a value: --out FILE",
+    ]
+    with pytest.raises(SystemExit):
+        read("--help")
+    assert capsys.readouterr().out.startswith("usage: tool MODEL INPUT... [options]\n")

@@ -79,3 +79,21 @@ def test_names_come_from_the_data_a_set_or_a_file(tmp_path):
         prompts.class_names_of(str(file), ("a",), key)
     with pytest.raises(InputError, match=r"did you mean 'imagenet'\?.* or one of imagenet, "):
         prompts.class_names_of("imagenett", ("a",), key)
+
+
+def test_names_are_listed_in_a_text_a_file_or_a_set(tmp_path):
+    assert prompts.listed_names("cat, big dog", "k") == ("cat", "big dog")
+    assert prompts.listed_names("eurosat", "k") == prompts.name_sets()["eurosat"]
+    assert len(prompts.listed_names("imagenet", "k")) == 1000  # two of its names are there twice
+    path = tmp_path / "a,b.txt"
+    path.write_text("cat\nbig dog\n")
+    assert prompts.listed_names(str(path), "k") == ("cat", "big dog")
+    with pytest.raises(InputError, match="k: name 2 of 'cat,' is empty"):
+        prompts.listed_names("cat,", "k")
+    path.write_text("cat\ndog\ncat\n")
+    with pytest.raises(InputError, match="line 3 is 'cat', and so is line 1; a class is named onc"):
+        prompts.listed_names(str(path), "k")
+    assert prompts.listed_texts("a cat, asleep", "k") == ("a cat, asleep",)
+    assert prompts.listed_texts(str(path), "k") == ("cat", "dog", "cat")
+    with pytest.raises(InputError, match="k is empty; it needs a text"):
+        prompts.listed_texts(" ", "k")

@@ -1,0 +1,115 @@
+"""The options of every command, without JAX, so that --help is quick."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+from big_vit_lite.config import Option
+
+TOP = 5
+BATCH = 64
+"""Images at a time, unless another number is asked for or there are fewer."""
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError("wants a whole number from 1 on")
+    return int(text)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.strip("()").split(",") if part.strip())
+    except ValueError:
+        raise ValueError("wants numbers with commas between them, as in 0.5,0.5,0.5") from None
+
+
+def _known(text: str) -> dict[str, Any]:
+    """activation=quick,heads=12 as a dict; values are numbers where they look like it."""
+    found = {}
+    for part in text.split(","):
+        name, given, value = part.partition("=")
+        if not given or not name.strip():
+            raise ValueError("wants NAME=VALUE with commas between them, as in activation=quick")
+        try:
+            found[name.strip()] = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            found[name.strip()] = value.strip()
+    return found
+
+
+def _one_of(*choices: str) -> Any:
+    def read(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"wants one of {', '.join(choices)}")
+        return text
+
+    return read
+
+
+def _embeddings(text: str) -> Path:
+    """A local .npy or .parquet file; whether it is there is another question."""
+    if "://" in text or not text.endswith((".npy", ".parquet")):
+        raise ValueError("wants a local file that ends in .npy or .parquet")
+    return Path(text).expanduser()
+
+
+MODEL = (
+    Option("transform", "CHAIN", "Of images, in place of what the model's files say, such as "
+           "\"decode|resize(224, 'bicubic')\"."),
+    Option("mean", "M,M,M", "Mean of each channel, of pixels in [0, 1]; likewise.", _numbers),
+    Option("std", "S,S,S", "Standard deviation of each channel; likewise.", _numbers),
+    Option("layout", "NAME", "Layout of published weights, where it is not recognised."),
+    Option("known", "NAME=VALUE,...", "What the files do not say of the model, such as "
+           "activation=quick,heads=12.", _known),
+)  # fmt: skip
+TEXTS = (
+    Option("vocabulary", "FILE", "Of the tokenizer, where it does not lie beside the weights: "
+           "a tokenizer.json, spiece.model, merges.txt or bpe_simple_vocab_16e6.txt.gz."),
+    Option("text", "CHAIN", "The whole transform of texts, such as "
+           "\"lower|tokenize('bytes')|truncate(64)|pad(64)\"."),
+)  # fmt: skip
+READING = (
+    Option("batch_size", "N", f"Images at a time on all local devices. Default {BATCH}.", _count),
+    Option("threads", "N", "Threads that read and decode. Default: one a core.", _count),
+    Option("skip_unreadable", "", "Leaves out images that cannot be read, names and counts them. "
+           "Without it the first one ends the command."),
+)  # fmt: skip
+OUTPUT = (
+    Option("json", "FILE", "Takes a JSON object a line, one for each image or query; - is the "
+           "standard output, in place of the table. A local file or gs://."),
+    Option("html", "FILE", "Takes a page with thumbnails, all in one file."),
+)  # fmt: skip
+CLASSIFY = (
+    Option("top", "K", f"Classes of each image. Default {TOP}.", _count),
+    *OUTPUT, *READING, *MODEL,
+)  # fmt: skip
+ZERO_SHOT = (
+    Option("labels", "LABELS", "Names of the classes: \"cat,dog\", a file with one a line, or a "
+           "published set such as imagenet.", required=True),
+    Option("templates", "TEMPLATES", "What is said of a class: a text with {} for its name "
+           "(default \"a photo of a {}.\"), a file with one a line, or a published set such as "
+           "openai (80) or simple (7). The features of several are averaged."),
+    Option("top", "K", f"Labels of each image. Default {TOP}.", _count),
+    *OUTPUT, *READING, *MODEL, *TEXTS,
+)  # fmt: skip
+EMBED = (
+    Option("out", "FILE", "Takes the vectors, of length 1: a .npy, with FILE.paths.txt and "
+           "FILE.json beside it, or a .parquet with the columns path and embedding. Run again "
+           "after it was stopped, the command goes on where it was.", _embeddings, required=True),
+    Option("dtype", "TYPE", "Of the stored numbers: float32 (default) or float16.",
+           _one_of("float32", "float16")),
+    *READING, *MODEL,
+)  # fmt: skip
+SIMILAR = (
+    Option("embeddings", "FILE", "What is searched: what `embed` wrote, with the same MODEL.",
+           _embeddings, required=True),
+    Option("query", "TEXT", "What is looked for, in words, of two towers: a text, or a file with "
+           "one a line. INPUT may then be left out."),
+    Option("top", "K", f"Images for each query. Default {TOP}.", _count),
+    Option("index", "INDEX", "exact (default), or faiss:FACTORY, which may miss some, such as "
+           "faiss:HNSW32; faiss alone is faiss:Flat. Takes faiss-cpu.", str),
+    *OUTPUT, *READING, *MODEL, *TEXTS,
+)  # fmt: skip
