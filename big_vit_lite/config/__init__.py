@@ -28,7 +28,7 @@ from big_vit_lite.config.schema import (
     Task,
 )
 from big_vit_lite.config.source import beside, parse_arg
-from big_vit_lite.config.towers import Decoder, Joint, Text
+from big_vit_lite.config.towers import Decoder, Joint, Reconstruction, Text
 
 __all__ = [
     "ABSENT",
@@ -47,6 +47,7 @@ __all__ = [
     "Model",
     "Optim",
     "Option",
+    "Reconstruction",
     "Report",
     "Run",
     "RunError",
