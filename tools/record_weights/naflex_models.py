@@ -17,8 +17,9 @@ from common import (
 from npz_models import GRID, _dense, _draw, _image, _stack
 from transformers_models import EAGER, TEXT, TOWER, _saved, _tower
 
-SHAPES = ((2, 8), (5, 3), (1, 4))
-"""Rows and columns of each image's patches: one grows along one side and shrinks along the other."""
+SHAPES = ((2, 8), (5, 2))
+"""Rows and columns of each image's patches, from a table of 4x4: each grows along one side and
+shrinks along the other."""
 BUDGET = 16
 PICTURES = ((40, 90), (77, 23), (9, 9))
 """Pixels of pictures for the processor."""
