@@ -1,0 +1,101 @@
+"""MAE: which patches are hidden, published sizes, and that form and mesh change nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from big_vit_lite import config, models
+from big_vit_lite.config import InputError
+from big_vit_lite.models.mae import masking
+from big_vit_lite.weights import Sections
+
+TINY = config.Model(variant="mu/4", image_size=16, depth=2, activation="erf", scan=False)
+DECODER = config.Reconstruction(width=16, depth=2, heads=2, mlp_dim=32)
+
+
+def build(model=TINY, decoder=DECODER, **fields):
+    return Sections(model, reconstruction=decoder).build("cpu", **fields)
+
+
+def test_as_many_are_kept_as_published_and_each_image_has_its_own():
+    noise = jax.random.uniform(jax.random.key(0), (8, 196))
+    kept, restore, hidden = masking(noise, 0.75)
+    assert kept.shape == (8, 49) and int(hidden.sum()) == 8 * 147
+    for row in range(8):
+        least = np.argsort(noise[row])[:49]
+        np.testing.assert_array_equal(kept[row], least)
+        assert not hidden[row, least].any()
+        np.testing.assert_array_equal(restore[row, kept[row]], np.arange(49))
+    assert len({tuple(row) for row in np.asarray(kept)}) == 8
+    assert masking(noise[:, :10], 0.75).kept.shape == (8, 2)  # 2.5 is cut off
+
+
+@pytest.mark.parametrize(
+    ("variant", "trained", "tables"),
+    [("B/16", 111_655_680, 252_160), ("L/16", 329_239_296, 302_592), ("H/14", 656_613_964, 460_544)],
+)
+def test_sizes_are_the_published_ones(variant, trained, tables):
+    """Of transformers' ViTMAEForPreTraining, whose fixed tables are no leaves of ours."""
+    model = config.Model(variant=variant, image_size=224, positions="sincos2d_mae")
+    fixed = Sections(model, reconstruction=config.Reconstruction())
+    stored = Sections(
+        model.model_copy(update={"positions": "learned"}),
+        reconstruction=config.Reconstruction(positions="learned"),
+    )
+    sizes = [sum(int(np.prod(x.shape)) for x in s.leaves().values()) for s in (fixed, stored)]
+    assert sizes == [trained, trained + tables]
+
+
+def test_scanned_and_unrolled_are_the_same_and_the_key_hides():
+    images = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+    found = []
+    for scan in (False, True):
+        model = build(scan=scan)
+        params = models.init_params(model, jax.random.key(0))
+        rngs = {"mask": jax.random.key(2)}
+        found.append(jax.jit(lambda p, m=model, r=rngs: m.apply({"params": p}, images, rngs=r))(params))
+        assert model.scan == scan
+    (pixels, out), (other, _) = found
+    assert pixels.shape == (2, 16, 48) and pixels.dtype == jnp.float32
+    np.testing.assert_allclose(pixels, other, rtol=1e-5, atol=1e-5)
+    assert np.asarray(out["hidden"]).sum(axis=1).tolist() == [12, 12]
+    assert (out["hidden"][0] != out["hidden"][1]).any()
+
+
+def test_hidden_pixels_are_not_seen_and_kept_ones_are():
+    model = build()
+    params = models.init_params(model, jax.random.key(0))
+    noise = jnp.asarray(np.random.default_rng(0).random((1, 16)), jnp.float32)
+    hidden = masking(noise, 0.75).hidden[0]
+
+    def pixels(images):
+        return model.apply({"params": params}, images, noise)[0]
+
+    gradient = jax.grad(lambda x: jnp.square(pixels(x)).sum())(jnp.ones((1, 16, 16, 3)) / 2)
+    patches = models.patchify(gradient, (4, 4)).reshape(16, -1)
+    np.testing.assert_array_equal(jnp.abs(patches).max(axis=-1) == 0, hidden)
+
+
+def test_what_does_not_fit_is_told_of():
+    model = build()
+    params = models.init_params(model, jax.random.key(0))
+    images = jnp.zeros((2, 16, 16, 3))
+    with pytest.raises(InputError, match=r'give noise \(b, n\), or rngs={"mask": key}'):
+        model.apply({"params": params}, images)
+    with pytest.raises(InputError, match=r"noise is \(2, 9\), and the images have 16 patches"):
+        model.apply({"params": params}, images, jnp.zeros((2, 9)))
+    for fields, told in (
+        ({"registers": 2}, "hides patches of a Vision Transformer with a class token"),
+        ({"pool": "map"}, "hides patches of a Vision Transformer with a class token"),
+        ({"patch_stride": 2}, "predicts the pixels of patches that tile the image"),
+    ):
+        with pytest.raises(InputError, match=told):
+            build(TINY.model_copy(update=fields))
+    for fields, told in (
+        ({"heads": 3}, "reconstruction.width 16 does not divide by reconstruction.heads 3"),
+        ({"mask_ratio": 0.0}, "reconstruction.mask_ratio 0.0 hides 0 of 16 patches"),
+        ({"width": 18}, "needs a width that divides by 4, not 18: use 16"),
+    ):
+        with pytest.raises(InputError, match=told):
+            build(decoder=DECODER.model_copy(update=fields))

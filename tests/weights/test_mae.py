@@ -1,0 +1,134 @@
+"""MAE's decoder as published, what a near miss would compute, and its encoder for other uses."""
+
+import copy
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from weights import parity
+
+import big_vit_lite as bvl
+from big_vit_lite import weights
+from big_vit_lite.models import mae
+from big_vit_lite.weights.loading import Loaded
+
+NAME = "L31-pretraining"
+DECODED = ("decoder/block00", "pixels")
+
+
+class Headless(mae.Encoder):
+    """The decoder's blocks without the class token, which comes back as zeros."""
+
+    def __call__(self, x, key=None, capture=(), mask=None):
+        if self.depth == 2:  # the encoder
+            return super().__call__(x, key, capture, mask)
+        y, out = super().__call__(x[:, 1:], key, capture, mask)
+        pad = ((0, 0), (1, 0), (0, 0))
+        return jnp.pad(y, pad), {name: jnp.pad(z, pad) for name, z in out.items()}
+
+
+def masked(change):
+    """masking, of which something is done otherwise."""
+    right = mae.masking
+
+    def wrong(noise, ratio):
+        return change(right, noise, ratio)
+
+    return wrong
+
+
+WRONG = {
+    "the patches of most noise are kept": masked(lambda right, x, r: right(-x, r)),
+    "patches are not put back in their order": masked(
+        lambda right, x, r: right(x, r)._replace(
+            restore=jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape)
+        )
+    ),
+    "the order is taken for its inverse": masked(
+        lambda right, x, r: right(x, r)._replace(restore=jnp.argsort(x, axis=1))
+    ),
+}
+
+
+@pytest.mark.parametrize("what", [*WRONG, "no class token", "query and key"])
+@pytest.mark.parametrize("name", [NAME, "L32-mae"])
+def test_the_nearest_wrong_decoder_fails(name, what, monkeypatch):
+    arrays, loaded = parity.golden(name), parity.loaded(name)
+    params = loaded.params
+    if what in WRONG:
+        monkeypatch.setattr(mae, "masking", WRONG[what])
+    elif what == "no class token":
+        monkeypatch.setattr(mae, "Encoder", Headless)
+    else:
+        params = copy.deepcopy(params)
+        block = params["decoder"]["Transformer"]["encoderblock_0"]
+        attention = block["MultiHeadDotProductAttention_0"]
+        attention["query"], attention["key"] = attention["key"], attention["query"]
+    found = parity.errors(loaded.sections, params, arrays, "native")
+    assert min(found[key] for key in DECODED) > parity.DIFFERENT, found
+
+
+def test_decoder_positions_are_a_sequence_in_transformers_at_other_sizes():
+    arrays, loaded = parity.golden(NAME), parity.loaded(NAME)
+    section = loaded.sections.reconstruction
+    assert section.position_resample == "sequence"
+    for rule in ("cubic_torch", "cubic"):
+        other = section.model_copy(update={"position_resample": rule})
+        sections = loaded.sections._replace(reconstruction=other)
+        found = parity.errors(sections, loaded.params, arrays, "other")
+        assert min(found[key] for key in DECODED) > parity.DIFFERENT, rule
+
+
+def test_the_hubs_names_of_the_decoders_blocks(tmp_path):
+    """transformers 5 writes other names than it once did; each file goes out as it came."""
+    parity.unpack(parity.golden(NAME), tmp_path)
+    file = tmp_path / "model.safetensors"
+    arrays = load_file(file)
+    renamed = {k.replace("decoder_encoder.layer.", "decoder_layers."): x for k, x in arrays.items()}
+    assert renamed.keys() != arrays.keys()
+    save_file(renamed, file)
+    loaded = weights.load(tmp_path)
+    assert loaded.layout == "transformers-mae"
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, parity.loaded(NAME).params)
+    again = load_file(weights.save_again(tmp_path / "again", loaded))
+    assert again.keys() == renamed.keys()
+    for key, x in renamed.items():
+        np.testing.assert_array_equal(x, again[key])
+
+
+def test_a_file_of_pre_training_goes_out_to_transformers(tmp_path):
+    loaded = parity.loaded("L32-mae")
+    file = weights.save(tmp_path, loaded.params, loaded.sections, "transformers-mae")
+    again = weights.load(file)
+    jax.tree.map(np.testing.assert_array_equal, again.params, loaded.params)
+    assert again.sections.reconstruction.normalize and again.sections.model.norm_eps == 1e-6
+    with pytest.raises(bvl.config.InputError, match="has no place for"):
+        weights.save(tmp_path, loaded.params, loaded.sections, "timm")
+
+
+def test_what_the_decoder_is_cannot_be_guessed_from_its_width(tmp_path):
+    path = parity.unpack(parity.golden("L32-mae"), tmp_path)
+    with pytest.raises(bvl.config.InputError, match="how many heads a decoder of width 32 has"):
+        weights.load(path, known={"heads": 4})
+    encoder = weights.load(path, "mae", {"heads": 4})
+    assert encoder.family == "vit" and "decoder_pred.weight" in encoder.carried
+    jax.tree.map(
+        np.testing.assert_array_equal, encoder.params, parity.loaded("L32-mae").params["encoder"]
+    )
+
+
+def test_the_encoder_answers_alone(tmp_path):
+    parity.unpack(parity.golden(NAME), tmp_path)
+    vit, whole = bvl.load(tmp_path), parity.loaded(NAME)
+    assert isinstance(whole, Loaded) and isinstance(vit.model, nn.Module)
+    assert vit.preprocessing == whole.preprocessing and "decoder" not in vit.params
+    images = parity.golden(NAME)["native/images"]
+    found = vit.encode_image(images)
+    model = whole.sections.build("cpu")
+    wanted, _ = jax.jit(lambda p, x: model.apply({"params": p}, x, method="encode_image"))(
+        whole.params, images
+    )
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
