@@ -54,9 +54,8 @@ WRONG = {
 
 
 @pytest.mark.parametrize("what", [*WRONG, "no class token", "query and key"])
-@pytest.mark.parametrize("name", [NAME, "L32-mae"])
-def test_the_nearest_wrong_decoder_fails(name, what, monkeypatch):
-    arrays, loaded = parity.golden(name), parity.loaded(name)
+def test_the_nearest_wrong_decoder_fails(what, monkeypatch):
+    arrays, loaded = parity.golden(NAME), parity.loaded(NAME)
     params = loaded.params
     if what in WRONG:
         monkeypatch.setattr(mae, "masking", WRONG[what])
@@ -75,11 +74,10 @@ def test_decoder_positions_are_a_sequence_in_transformers_at_other_sizes():
     arrays, loaded = parity.golden(NAME), parity.loaded(NAME)
     section = loaded.sections.reconstruction
     assert section.position_resample == "sequence"
-    for rule in ("cubic_torch", "cubic"):
-        other = section.model_copy(update={"position_resample": rule})
-        sections = loaded.sections._replace(reconstruction=other)
-        found = parity.errors(sections, loaded.params, arrays, "other")
-        assert min(found[key] for key in DECODED) > parity.DIFFERENT, rule
+    other = section.model_copy(update={"position_resample": "cubic_torch"})  # on their grid
+    sections = loaded.sections._replace(reconstruction=other)
+    found = parity.errors(sections, loaded.params, arrays, "other")
+    assert min(found[key] for key in DECODED) > parity.DIFFERENT
 
 
 def test_the_hubs_names_of_the_decoders_blocks(tmp_path):
@@ -127,8 +125,6 @@ def test_the_encoder_answers_alone(tmp_path):
     assert vit.preprocessing == whole.preprocessing and "decoder" not in vit.params
     images = parity.golden(NAME)["native/images"]
     found = vit.encode_image(images)
-    model = whole.sections.build("cpu")
-    wanted, _ = jax.jit(lambda p, x: model.apply({"params": p}, x, method="encode_image"))(
-        whole.params, images
-    )
+    model = whole.sections.build("cpu", remat="none", scan=False)
+    wanted, _ = model.apply({"params": whole.params}, images, method="encode_image")
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,132 @@
+"""SigLIP 2 of variable shape: several shapes in one batch, as the source sees them, end to end."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from weights import parity
+
+import big_vit_lite as bvl
+from big_vit_lite import models, weights
+from big_vit_lite.config import InputError
+from big_vit_lite.models.layers.positions import resample, resampled_rows
+
+NAME = "L33-siglip2"
+
+
+def test_parameters_of_a_fixed_size_are_the_same_ones():
+    loaded = parity.loaded(NAME)
+    fixed = loaded.sections.model.model_copy(update={"max_patches": None})
+    leaves = loaded.sections._replace(model=fixed).leaves()
+    assert leaves == loaded.sections.leaves()
+
+
+@pytest.mark.parametrize("what", ["height and width swapped", "filling is looked at"])
+@pytest.mark.parametrize("name", [NAME, "L34-siglip2"])
+def test_the_nearest_wrong_shapes_fail(name, what):
+    """tests/weights/test_parity.py has the rule of positions without antialias."""
+    arrays, loaded = dict(parity.golden(name)), parity.loaded(name)
+    if what == "filling is looked at":
+        arrays["native/mask"] = np.ones_like(arrays["native/mask"])
+    else:
+        arrays["native/positions"] = arrays["native/positions"][..., ::-1]
+    found = parity.errors(loaded.sections, loaded.params, arrays, "native")
+    shown = ("img/block00", "img/block01", "img/encoded", "img/features", "logits")
+    assert min(found[key] for key in shown) > parity.DIFFERENT, found
+    assert found["txt/features"] < parity.SAME
+
+
+@pytest.mark.parametrize("rule", ["bilinear_antialiased", "bilinear"])
+def test_positions_of_a_batch_are_those_of_each_image(rule):
+    """Of grids known while tracing, and for the antialiased rule of jax, as big_vision calls it."""
+    table = np.random.default_rng(0).normal(size=(16, 6)).astype(np.float32)
+    grids = np.array([(2, 8), (7, 3), (4, 4)])
+    at = np.zeros((3, 21, 2), np.int32)
+    for row, (rows, columns) in enumerate(grids):
+        n = rows * columns
+        at[row, :n] = np.stack(np.divmod(np.arange(n), columns), axis=-1)
+    found = np.asarray(resampled_rows(jnp.asarray(table), (4, 4), grids, at, rule))
+    for row, (rows, columns) in enumerate(grids):
+        wanted = np.asarray(resample(table, (4, 4), (int(rows), int(columns)), rule))
+        np.testing.assert_allclose(found[row, : rows * columns], wanted, rtol=1e-5, atol=1e-6)
+    theirs = jax.image.scale_and_translate(
+        table.reshape(4, 4, 6), (2, 8, 6), (0, 1), jnp.array([0.5, 2.0]), jnp.zeros(2),
+        method="linear", antialias=True,
+    )  # fmt: skip
+    same = np.abs(found[0, :16] - theirs.reshape(16, 6)).max() < 1e-5
+    assert same == (rule == "bilinear_antialiased")
+
+
+@pytest.fixture(scope="module")
+def siglip2(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("siglip2")
+    parity.unpack(parity.golden(NAME), folder)
+    return bvl.load(folder)
+
+
+def pictures():
+    golden = parity.golden(NAME)
+    return [golden[f"picture/{i}"] for i in range(3)]
+
+
+def test_pictures_become_what_the_processor_makes_of_them(siglip2):
+    golden = parity.golden(NAME)
+    assert siglip2.preprocessing.transform == "decode|patchify(4, 16)"
+    made = siglip2.preprocess(pictures())
+    np.testing.assert_array_equal(made.mask, golden["processed/mask"])
+    np.testing.assert_array_equal(made.grid(), golden["processed/shapes"])
+    np.testing.assert_allclose(made.patches, golden["processed/patches"], rtol=0, atol=3e-7)
+    assert len(np.unique(golden["processed/shapes"], axis=0)) == 3
+
+
+def test_images_of_several_shapes_are_encoded_together(siglip2):
+    """Each as if it were alone, however much filling stands behind it."""
+    images = pictures()
+    found = siglip2.encode_image(images)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+    assert float(jnp.abs(found[0] - found[1]).max()) > 1e-3
+    patches = siglip2.preprocess(images)
+    pad = ((0, 0), (0, 3), (0, 0))
+    longer = models.Patches(
+        jnp.pad(patches.patches, pad, constant_values=9),
+        jnp.pad(patches.positions, pad, constant_values=2),
+        jnp.pad(patches.mask, pad[:2]),
+    )
+    np.testing.assert_allclose(siglip2.encode_image(longer), found, rtol=1e-4, atol=1e-6)
+    tokens = parity.golden(NAME)["native/tokens"]
+    logits = siglip2.logits(images, tokens)
+    wanted = siglip2.apply(siglip2.params, patches, tokens)
+    np.testing.assert_allclose(logits, wanted.logits(), rtol=1e-4, atol=1e-5)
+
+
+def test_what_does_not_fit_is_told_of(siglip2, tmp_path):
+    with pytest.raises(InputError, match=r"reads models.Patches of 4x4 pixels and 3 channels, 48 "):
+        siglip2.encode_image(np.zeros((1, 16, 16, 3), np.float32))
+    model = siglip2.sections.model
+    for fields, told in (
+        ({"pool": "cls"}, "and a class token is not known for them: use pool map or gap"),
+        ({"position_resample": "cubic"}, "and model.position_resample 'cubic' is not known"),
+        ({"registers": 2}, "and model.registers is not known for them"),
+    ):
+        sections = weights.Sections(model.model_copy(update=fields))
+        with pytest.raises(InputError, match=told):
+            sections.build("cpu")
+    loaded = parity.loaded(NAME)
+    for layout, told in (
+        ("transformers-siglip", "cannot say model.max_patches 16"),
+        ("big-vision-pair", "cannot say model.max_patches 16"),
+    ):
+        with pytest.raises(InputError, match=told):
+            weights.save(tmp_path, loaded.params, loaded.sections, layout)
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"), [(NAME, "big-vision-naflex"), ("L34-siglip2", "transformers-siglip2")]
+)
+def test_from_one_house_to_the_other(name, layout, tmp_path):
+    loaded = parity.loaded(name)
+    file = weights.save(tmp_path, loaded.params, loaded.sections, layout, loaded.preprocessing)
+    again = weights.load(file)
+    assert again.layout == layout and again.preprocessing == loaded.preprocessing
+    assert again.sections.model == loaded.sections.model
+    jax.tree.map(np.testing.assert_array_equal, again.params, loaded.params)
