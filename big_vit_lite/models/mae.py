@@ -93,9 +93,7 @@ class PixelDecoder(nn.Module):
         tokens = jnp.take_along_axis(tokens, restore[:, :, None], axis=1)
         with jax.named_scope("positions"):
             x = jnp.concatenate([x[:, :1], tokens], axis=1) + self._table(grid).astype(x.dtype)
-        encoder = Encoder(
-            self.depth, self.block, remat=self.remat, scan=self.scan, name=self.stack
-        )
+        encoder = Encoder(self.depth, self.block, remat=self.remat, scan=self.scan, name=self.stack)
         x, out = encoder(constrain(x), None, capture)
         pixels = self._linear("head", self.width, self.patch_length)(x[:, 1:])
         return constrain(pixels.astype(jnp.float32)), out

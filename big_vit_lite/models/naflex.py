@@ -35,7 +35,8 @@ class Patches(NamedTuple):
 
     def grid(self) -> Int[Array, "b 2"]:
         """Rows and columns of each image: one more than the last place."""
-        return jnp.where(self.mask[:, :, None], self.positions, 0).max(axis=1) + 1
+        places = jnp.where(jnp.asarray(self.mask)[:, :, None], jnp.asarray(self.positions), 0)
+        return places.max(axis=1) + 1
 
 
 class NaFlexViT(ViT):
@@ -76,7 +77,9 @@ class NaFlexViT(ViT):
                 f" {given}: make them with the transform patchify, or by preprocess(images)."
             )
         noise = self._noise_keys(train)
-        images = Patches(*map(constrain, images))
+        # Places beyond an image's grid have no position, and NaN there would reach all tokens.
+        places = jnp.where(images.mask[:, :, None], images.positions, 0)
+        images = Patches(*map(constrain, images._replace(positions=places)))
         tokens, out = self._embed(images, noise, None)
         return self._encode(tokens, out, noise, capture, images.mask), out
 

@@ -61,7 +61,7 @@ def preprocess(
             made.append(transform(image, rng))
         except (OSError, ValueError) as error:
             raise InputError(f"{name} cannot be used: {files.why(error)}.") from None
-    if PATCHES <= set(transform.specs()):
+    if set(transform.specs()) == PATCHES:
         return _patches(made, preprocessing)
     if len(shapes := {image.shape for image in made}) > 1:
         raise InputError(

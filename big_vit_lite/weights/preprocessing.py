@@ -48,9 +48,7 @@ def squash(size: Any, statistics, method: str = "bicubic") -> Preprocessing:
     return Preprocessing(published.squash(size, method), *statistics)
 
 
-def patches(
-    patch: Any, budget: int, statistics, method: str = "bilinear"
-) -> Preprocessing:
+def patches(patch: Any, budget: int, statistics, method: str = "bilinear") -> Preprocessing:
     """At most `budget` patches at the image's own aspect ratio (NaFlex)."""
     other = "" if method == "bilinear" else f", {method!r}"
     return Preprocessing(f"decode|patchify({patch}, {budget}{other})", *statistics)

@@ -1,4 +1,6 @@
-"""MAE: which patches are hidden, published sizes, and that form and mesh change nothing."""
+"""MAE: which patches are hidden, published sizes, initial values, and what is refused.
+
+tests/weights/test_mae.py compares with published implementations."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +35,11 @@ def test_as_many_are_kept_as_published_and_each_image_has_its_own():
 
 @pytest.mark.parametrize(
     ("variant", "trained", "tables"),
-    [("B/16", 111_655_680, 252_160), ("L/16", 329_239_296, 302_592), ("H/14", 656_613_964, 460_544)],
+    [
+        ("B/16", 111_655_680, 252_160),
+        ("L/16", 329_239_296, 302_592),
+        ("H/14", 656_613_964, 460_544),
+    ],
 )
 def test_sizes_are_the_published_ones(variant, trained, tables):
     """Of transformers' ViTMAEForPreTraining, whose fixed tables are no leaves of ours."""
@@ -48,42 +54,38 @@ def test_sizes_are_the_published_ones(variant, trained, tables):
 
 
 @pytest.fixture(scope="module")
-def compiled():
-    """The unrolled and the scanned model, each with its parameters and one compiled function."""
-    made = []
-    for scan in (False, True):
-        model = build(scan=scan)
-        params = models.init_params(model, jax.random.key(0))
-        run = jax.jit(lambda p, x, key, m=model: m.apply({"params": p}, x, rngs={"mask": key}))
-        made.append((model, params, run))
-    return made
-
-
-def test_scanned_and_unrolled_are_the_same_and_the_key_hides(compiled):
-    images = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
-    found = [run(params, images, jax.random.key(2)) for _, params, run in compiled]
-    assert [model.scan for model, *_ in compiled] == [False, True]
-    (pixels, out), (other, _) = found
-    assert pixels.shape == (2, 16, 48) and pixels.dtype == jnp.float32
-    np.testing.assert_allclose(pixels, other, rtol=1e-5, atol=1e-5)
-    assert np.asarray(out["hidden"]).sum(axis=1).tolist() == [12, 12]
-    assert (out["hidden"][0] != out["hidden"][1]).any()
-
-
-def test_hidden_pixels_are_not_seen_and_kept_ones_are(compiled):
-    _, params, run = compiled[0]
-    images, key = np.random.default_rng(0).normal(size=(2, 16, 16, 3)), jax.random.key(2)
-    pixels, out = run(params, images, key)
-    hidden = np.asarray(out["hidden"]).reshape(2, 4, 4)
-    where = hidden.repeat(4, axis=1).repeat(4, axis=2)[..., None]
-    for changed, same in ((np.where(where, 9, images), True), (np.where(where, images, 9), False)):
-        other, _ = run(params, changed, key)
-        assert np.array_equal(other, pixels) == same
-
-
-def test_what_does_not_fit_is_told_of():
+def shallow():
+    """A model without blocks, which hides and puts back all the same, and its parameters."""
     model = build()
-    params = models.init_params(model, jax.random.key(0))
+    model = model.clone(encoder=model.encoder.clone(depth=0), decoder=model.decoder.clone(depth=0))
+    variables = model.init(jax.random.key(0), jnp.zeros((2, 16, 16, 3)), jnp.zeros((2, 16)))
+    return model, variables["params"]
+
+
+def test_the_key_hides_other_patches_of_each_image(shallow):
+    model, params = shallow
+    images = jnp.ones((2, 16, 16, 3))
+    found = [
+        model.apply({"params": params}, images, rngs={"mask": jax.random.key(seed)})
+        for seed in (0, 0, 1)
+    ]
+    first, same, other = (np.asarray(out["hidden"]) for _, out in found)
+    assert found[0][0].shape == (2, 16, 48) and first.sum(axis=1).tolist() == [12, 12]
+    assert (first == same).all() and (first != other).any() and (first[0] != first[1]).any()
+
+
+def test_scanned_parameters_have_a_depth_axis_in_both_parts():
+    decoder = DECODER.model_copy(update={"depth": 3})
+    key = jax.random.key(0)
+    made = [build(decoder=decoder, scan=scan) for scan in (False, True)]
+    unrolled, scanned = (jax.eval_shape(lambda m=m: models.init_params(m, key)) for m in made)
+    assert models.stack_layers(unrolled) == scanned
+    norms = [scanned[part]["Transformer"]["encoderblock"]["LayerNorm_0"] for part in scanned]
+    assert [norm["scale"].shape for norm in norms] == [(3, 16), (2, 32)]  # decoder, encoder
+
+
+def test_what_does_not_fit_is_told_of(shallow):
+    model, params = shallow
     images = jnp.zeros((2, 16, 16, 3))
     with pytest.raises(InputError, match=r'give noise \(b, n\), or rngs={"mask": key}'):
         model.apply({"params": params}, images)

@@ -1,6 +1,7 @@
 """MAE's decoder as published, what a near miss would compute, and its encoder for other uses."""
 
 import copy
+import json
 
 import flax.linen as nn
 import jax
@@ -11,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from weights import parity
 
 import big_vit_lite as bvl
-from big_vit_lite import weights
+from big_vit_lite import models, weights
 from big_vit_lite.models import mae
 from big_vit_lite.weights.loading import Loaded
 
@@ -68,6 +69,36 @@ def test_the_nearest_wrong_decoder_fails(what, monkeypatch):
         attention["query"], attention["key"] = attention["key"], attention["query"]
     found = parity.errors(loaded.sections, params, arrays, "native")
     assert min(found[key] for key in DECODED) > parity.DIFFERENT, found
+
+
+@pytest.fixture(scope="module")
+def scanned():
+    """The recorded model, scanned and compiled, with its parameters."""
+    loaded = parity.loaded(NAME)
+    model = loaded.sections.build("cpu", scan=True, remat="dots")
+    assert model.scan
+    run = jax.jit(lambda p, x, noise: model.apply({"params": p}, x, noise)[0])
+    return run, models.stack_layers(loaded.params)
+
+
+def test_scanned_layers_predict_the_same(scanned):
+    run, params = scanned
+    arrays = parity.golden(NAME)
+    found = run(params, arrays["native/images"], arrays["native/noise"])
+    wanted = arrays["native/pixels"]
+    assert np.abs(found - wanted).max() < parity.SAME * np.abs(wanted).max()
+
+
+def test_hidden_pixels_are_not_seen_and_kept_ones_are(scanned):
+    run, params = scanned
+    images, noise, hidden = (
+        parity.golden(NAME)[f"native/{key}"] for key in ("images", "noise", "hidden")
+    )
+    where = hidden.reshape(2, 4, 4).astype(bool).repeat(4, axis=1).repeat(4, axis=2)[..., None]
+    pixels = run(params, images, noise)
+    for changed, same in ((np.where(where, 9, images), True), (np.where(where, images, 9), False)):
+        other = run(params, changed.astype(np.float32), noise)
+        assert np.array_equal(other, pixels) == same
 
 
 def test_decoder_positions_are_a_sequence_in_transformers_at_other_sizes():
@@ -128,3 +159,25 @@ def test_the_encoder_answers_alone(tmp_path):
     model = whole.sections.build("cpu", remat="none", scan=False)
     wanted, _ = model.apply({"params": whole.params}, images, method="encode_image")
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("name", ["L31-pretraining", "L31-own-units", "L31-encoder", "L32-mae"])
+def test_transformers_loads_what_we_write(name, tmp_path):
+    torch = pytest.importorskip("torch")
+    parity.recorder().open_torchvision()
+    hf = pytest.importorskip("transformers")
+    loaded, arrays = parity.loaded(name), parity.golden(name)
+    weights.save(tmp_path, loaded.params, loaded.sections, "transformers-mae", form=loaded.form)
+    (architecture,) = json.loads((tmp_path / "config.json").read_text())["architectures"]
+    model, about = getattr(hf, architecture).from_pretrained(tmp_path, output_loading_info=True)
+    assert not about["missing_keys"] and not about["unexpected_keys"], about
+    pixels = parity.recorder().torch_images(arrays["native/images"])
+    with torch.no_grad():
+        out = model.eval()(pixels, noise=torch.from_numpy(arrays["native/noise"]))
+    key = "encoded" if name == "L31-encoder" else "pixels"
+    found = out.last_hidden_state if name == "L31-encoder" else out.logits
+    wanted = arrays[f"native/{key}"]
+    assert np.abs(found.numpy() - wanted).max() < 1e-5 * np.abs(wanted).max()
+    if key == "pixels":
+        assert abs(float(out.loss) / arrays["native/loss"] - 1) < 1e-5

@@ -90,9 +90,13 @@ def wrong(loaded, cases):
     tower = IMAGES[sections.family]
     if sections.model.max_patches:  # each image has a grid of its own
         rule = NEAREST["position_resample"][sections.model.position_resample]
-        yield "positions", tower, "native", with_field(
-            sections, "model", position_resample=rule
-        ), params
+        yield (
+            "positions",
+            tower,
+            "native",
+            with_field(sections, "model", position_resample=rule),
+            params,
+        )
     if "other" in cases:
         rule = NEAREST["position_resample"][sections.model.position_resample]
         changed = with_field(sections, "model", position_resample=rule, position_offset=0.0)

@@ -157,11 +157,13 @@ def _in_transformers(file: Arrays):
     at = "params/img/MAPHead_0/MultiHeadDotProductAttention_0"
     parts = ("query", "key", "value")
     head = "vision_model.head"
-    yield f"{head}.attention.in_proj_weight", np.concatenate(
-        [file[f"{at}/{x}/kernel"].reshape(WIDTH, -1).T for x in parts]
+    yield (
+        f"{head}.attention.in_proj_weight",
+        np.concatenate([file[f"{at}/{x}/kernel"].reshape(WIDTH, -1).T for x in parts]),
     )
-    yield f"{head}.attention.in_proj_bias", np.concatenate(
-        [file[f"{at}/{x}/bias"].reshape(-1) for x in parts]
+    yield (
+        f"{head}.attention.in_proj_bias",
+        np.concatenate([file[f"{at}/{x}/bias"].reshape(-1) for x in parts]),
     )
     yield f"{head}.attention.out_proj.weight", file[f"{at}/out/kernel"].reshape(-1, WIDTH).T
     yield f"{head}.attention.out_proj.bias", file[f"{at}/out/bias"]

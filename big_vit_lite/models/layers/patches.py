@@ -96,7 +96,7 @@ class PatchEmbedding(nn.Module):
 
 
 class FlatPatchEmbedding(nn.Module):
-    """Embeds patches that are flat already, in `patchify`'s order; parameters as `PatchEmbedding`."""
+    """Embeds patches that are flat, in `patchify`'s order; parameters as `PatchEmbedding`."""
 
     width: int
     patch: tuple[int, int]
