@@ -161,6 +161,21 @@ def test_the_encoder_answers_alone(tmp_path):
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
+def test_the_listing_of_the_page_is_the_sources_loss(tmp_path, monkeypatch):
+    """With the noise that was recorded in place of a key's."""
+    folder, arrays = tmp_path / "vit-mae-base", parity.golden(NAME)
+    folder.mkdir()
+    parity.unpack(arrays, folder)
+    section = (parity.ROOT / "docs" / "weights.md").read_text().split("## Masked autoenc")[1]
+    code = section.split("```python\n")[1].split("```")[0]
+    given = 'images, rngs={"mask": key}'
+    assert given in code
+    monkeypatch.chdir(tmp_path)
+    names = {"images": arrays["native/images"], "noise": arrays["native/noise"]}
+    exec(compile(code.replace(given, "images, noise"), "docs/weights.md", "exec"), names)
+    assert abs(float(names["loss"].mean()) / arrays["native/loss"] - 1) < 1e-5
+
+
 @pytest.mark.extra
 @pytest.mark.parametrize("name", ["L31-pretraining", "L31-own-units", "L31-encoder", "L32-mae"])
 def test_transformers_loads_what_we_write(name, tmp_path):

@@ -1,14 +1,15 @@
 """SigLIP 2 of variable shape: several shapes in one batch, as the source sees them, end to end."""
 
+import contextlib
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 from weights import parity
 
-import big_vit_lite as bvl
 from big_vit_lite import models, weights
 from big_vit_lite.config import InputError
 from big_vit_lite.models.layers.positions import resample, resampled_rows
@@ -60,10 +61,24 @@ def test_positions_of_a_batch_are_those_of_each_image(rule):
 
 
 @pytest.fixture(scope="module")
-def siglip2(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("siglip2")
-    parity.unpack(parity.golden(NAME), folder)
-    return bvl.load(folder)
+def listing(tmp_path_factory):
+    """What docs/weights.md does with images of several shapes."""
+    folder = tmp_path_factory.mktemp("listing")
+    weights_at = folder / "google" / "siglip2-base-patch16-naflex"
+    weights_at.mkdir(parents=True)
+    parity.unpack(parity.golden(NAME), weights_at)
+    for name, pixels in zip(("wide", "tall"), pictures(), strict=False):
+        Pillow.fromarray(pixels).save(folder / f"{name}.jpg")
+    section = (parity.ROOT / "docs" / "weights.md").read_text().split("## Images of any shape")[1]
+    code, names = section.split("```python\n")[1].split("```")[0], {}
+    with contextlib.chdir(folder):
+        exec(compile(code, "docs/weights.md", "exec"), names)
+    return names
+
+
+@pytest.fixture(scope="module")
+def siglip2(listing):
+    return listing["siglip"]
 
 
 def pictures():
@@ -82,8 +97,8 @@ def test_pictures_become_what_the_processor_makes_of_them(siglip2):
 
 
 def test_images_of_several_shapes_are_encoded_together(siglip2):
-    """Whatever stands in the filling behind them."""
-    images = pictures()
+    """Whatever stands in the filling behind them, and whatever the others are."""
+    images = pictures()[:2]
     found = siglip2.encode_image(images)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
     assert float(jnp.abs(found[0] - found[1]).max()) > 1e-3
@@ -95,10 +110,15 @@ def test_images_of_several_shapes_are_encoded_together(siglip2):
         patches.mask,
     )
     np.testing.assert_allclose(siglip2.encode_image(filled), found, rtol=1e-4, atol=1e-6)
-    # The parts of a batch are what they are alone.
-    order = [2, 0, 1]
-    turned = siglip2.encode_image([images[i] for i in order])
-    np.testing.assert_allclose(turned, found[np.array(order)], rtol=1e-4, atol=1e-6)
+    turned = siglip2.encode_image(images[::-1])
+    np.testing.assert_allclose(turned, found[::-1], rtol=1e-4, atol=1e-6)
+
+
+def test_the_listing_of_the_page_encodes_files_of_several_shapes(listing):
+    assert isinstance(listing["patches"], models.Patches)
+    shapes = parity.golden(NAME)["processed/shapes"]
+    np.testing.assert_array_equal(listing["patches"].grid(), shapes[:2])
+    assert listing["features"].shape == (2, 32)
 
 
 def test_what_does_not_fit_is_told_of(siglip2, tmp_path):
