@@ -77,7 +77,8 @@ class PixelDecoder(nn.Module):
         grid: tuple[int, int],
         capture: tuple[str, ...] = (),
     ) -> tuple[Float[Array, "b n p"], dict[str, Array]]:
-        """Pixels in float32, and what is on the way as `Encoder` has it.
+        """Pixels in float32, and what is on the way: "tokens" (b, n + 1, d), which enter the
+        blocks, and what `Encoder` gives.
 
         Args:
             encoded: the class token and the kept patches, in the order of `Masking.kept`.
@@ -94,9 +95,10 @@ class PixelDecoder(nn.Module):
         with jax.named_scope("positions"):
             x = jnp.concatenate([x[:, :1], tokens], axis=1) + self._table(grid).astype(x.dtype)
         encoder = Encoder(self.depth, self.block, remat=self.remat, scan=self.scan, name=self.stack)
-        x, out = encoder(constrain(x), None, capture)
+        tokens = constrain(x)
+        x, out = encoder(tokens, None, capture)
         pixels = self._linear("head", self.width, self.patch_length)(x[:, 1:])
-        return constrain(pixels.astype(jnp.float32)), out
+        return constrain(pixels.astype(jnp.float32)), out | {"tokens": tokens}
 
     def _linear(self, name: str, inputs: int, outputs: int) -> Linear:
         """MAE's linear maps start from Xavier-uniform values and zeros."""

@@ -12,7 +12,7 @@ from weights import parity
 
 from big_vit_lite import models, weights
 from big_vit_lite.config import InputError
-from big_vit_lite.models.layers.positions import resample, resampled_rows
+from big_vit_lite.models.layers.positions import resample_matrix, resampled_rows
 
 NAME = "L33-siglip2"
 
@@ -47,16 +47,20 @@ def test_positions_of_a_batch_are_those_of_each_image(rule):
     for row, (rows, columns) in enumerate(grids):
         n = rows * columns
         at[row, :n] = np.stack(np.divmod(np.arange(n), columns), axis=-1)
-    found = np.asarray(resampled_rows(jnp.asarray(table), (4, 4), grids, at, rule))
+    run = jax.jit(lambda table, grids, at: resampled_rows(table, (4, 4), grids, at, rule))
+    found = np.asarray(run(table, grids, at))
     for row, (rows, columns) in enumerate(grids):
-        wanted = np.asarray(resample(table, (4, 4), (int(rows), int(columns)), rule))
+        along = resample_matrix(4, int(rows), rule), resample_matrix(4, int(columns), rule)
+        wanted = np.einsum("im,jn,mnd->ijd", *along, table.reshape(4, 4, 6)).reshape(-1, 6)
         np.testing.assert_allclose(found[row, : rows * columns], wanted, rtol=1e-5, atol=1e-6)
     if rule == "bilinear":
         return
-    theirs = jax.image.scale_and_translate(
-        table.reshape(4, 4, 6), (2, 8, 6), (0, 1), jnp.array([0.5, 2.0]), jnp.zeros(2),
-        method="linear", antialias=True,
-    )  # fmt: skip
+    scale, shift = jnp.array([0.5, 2.0]), jnp.zeros(2)
+    theirs = jax.jit(
+        lambda x: jax.image.scale_and_translate(
+            x, (2, 8, 6), (0, 1), scale, shift, method="linear", antialias=True
+        )
+    )(table.reshape(4, 4, 6))
     np.testing.assert_allclose(found[0, :16], theirs.reshape(16, 6), rtol=1e-5, atol=1e-6)
 
 

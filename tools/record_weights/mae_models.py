@@ -5,6 +5,7 @@ from common import (
     DEPTH,
     LOW,
     MLP,
+    OTHER,
     PATCH,
     SIDE,
     WIDTH,
@@ -16,8 +17,8 @@ from common import (
 from timm_models import BLOCK, PLAIN, names_of
 from transformers_models import EAGER, TOWER, _saved
 
-NATIVE, OTHER = (SIDE, SIDE), (8, 24)
-"""Pixels of images; the others have fewer patches, as transformers' decoder wants to be shown."""
+NATIVE, FEWER = (SIDE, SIDE), 12
+"""Pixels of images; patches of one for which the decoder's positions are shown."""
 DECODER = {
     "decoder_hidden_size": WIDTH, "decoder_num_hidden_layers": 1,
     "decoder_num_attention_heads": 2, "decoder_intermediate_size": MLP,
@@ -83,7 +84,16 @@ def pretraining(seed: int = 70) -> Arrays:
     model = hf.ViTMAEForPreTraining(hf.ViTMAEConfig(**TOWER, **DECODER, **MASKED, **EAGER)).eval()
     randomise(model, np.random.default_rng(seed))
     processor = hf.ViTImageProcessor(size={"height": SIDE, "width": SIDE}, resample=3)
-    return _saved(model, processor, {}) | _outputs(model, seed, CASES)
+    arrays = _saved(model, processor, {}) | {"positions": _positions(model.decoder)}
+    return arrays | _outputs(model, seed, CASES)
+
+
+def _positions(decoder) -> np.ndarray:
+    """(1, 1 + FEWER, width): OTHER has as many patches as NATIVE, which resamples nothing."""
+    import torch
+
+    with torch.no_grad():
+        return decoder.interpolate_pos_encoding(torch.zeros(1, 1 + FEWER, WIDTH)).numpy()
 
 
 def own_units(seed: int = 71) -> Arrays:
