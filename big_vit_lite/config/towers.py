@@ -1,5 +1,5 @@
-"""The sections `text`, `joint`, `decoder` and `reconstruction` of a run: what stands beside the
-image tower, and what joins them."""
+"""The sections `text`, `joint` and `decoder` of a run: the text tower, and what joins the two; and
+`reconstruction`, which describes the decoder of masked autoencoders that are loaded."""
 
 from __future__ import annotations
 

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 from PIL import Image as Pillow
 from weights import parity
 
 from big_vit_lite import models, weights
-from big_vit_lite.config import InputError
+from big_vit_lite.config import InputError, rules
 from big_vit_lite.models.layers.positions import resample_matrix, resampled_rows
 
 NAME = "L33-siglip2"
@@ -137,6 +138,8 @@ def test_what_does_not_fit_is_told_of(siglip2, tmp_path):
         sections = weights.Sections(model.model_copy(update=fields))
         with pytest.raises(InputError, match=told):
             sections.build("cpu")
+    (fault,) = rules.check(small.make_run(model={"max_patches": 16}))
+    assert fault.key == "model.max_patches" and "images of one size" in str(fault)
     loaded = parity.loaded(NAME)
     for layout, told in (
         ("transformers-siglip", "cannot say model.max_patches 16"),
