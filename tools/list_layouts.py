@@ -6,6 +6,7 @@ python tools/list_layouts.py --check    # exits 1 if the page is not what it wou
 
 import argparse
 import pathlib
+import re
 import sys
 
 import numpy as np
@@ -23,7 +24,10 @@ SOURCES = {
     "script": "names by hand, through open_clip's loader",
     "npz": "names by hand, through timm's or open_clip's loader",
 }
-CASES = {"native": "native size", "other": "8x32 of 16x16", "low": "low variance"}
+THROUGH = re.compile("through .*")
+CASES = {"native": "native size", "other": "{0}x{1} of 16x16", "low": "low variance"}
+SHAPES = "several shapes in a batch"
+"""In place of the native size, where each image has a grid of its own."""
 
 
 def main() -> None:
@@ -52,18 +56,36 @@ def table() -> str:
 
 def row(layout: Layout) -> str:
     files = sorted(GOLDENS.glob(f"{layout.number}-*.npz"))
-    names: set[str] = set()
+    kinds, cases = set(), set()
     for file in files:
         with np.load(file) as golden:
-            names |= set(golden.files)
-    kinds = [text for kind, text in SOURCES.items() if any(x.startswith(f"{kind}/") for x in names)]
-    cases = [text for case, text in CASES.items() if f"{case}/images" in names]
+            kinds |= {_source(kind, golden) for kind in SOURCES if _holds(golden, f"{kind}/")}
+            cases |= {(case, _inputs(case, golden)) for case in CASES if _holds(golden, f"{case}/")}
+    kinds = sorted(kinds)
+    cases = [text for _, text in sorted(cases, key=lambda found: [*CASES].index(found[0]))]
     models = ", ".join(file.stem.split("-", 1)[1] for file in files)
     written = "no" if layout.file is None else f"`{layout.file}`"
     return (
         f"| {layout.number} | {layout.title} | `{layout.name}` | {written} | {models} | "
         f"{'; '.join(kinds)} | {', '.join(cases)} |"
     )
+
+
+def _holds(golden, prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in golden.files)
+
+
+def _source(kind: str, golden) -> str:
+    """Where the files of a kind are from; a golden may name the library whose model computed."""
+    if "through" not in golden.files:
+        return SOURCES[kind]
+    return THROUGH.sub(f"through {golden['through']}", SOURCES[kind])
+
+
+def _inputs(case: str, golden) -> str:
+    if case == "native" and f"{case}/positions" in golden.files:
+        return SHAPES
+    return CASES[case].format(*golden[f"{case}/images"].shape[1:3])
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from big_vit_lite.config.schema import (
     Task,
 )
 from big_vit_lite.config.source import beside, parse_arg
-from big_vit_lite.config.towers import Decoder, Joint, Text
+from big_vit_lite.config.towers import Decoder, Joint, Reconstruction, Text
 
 __all__ = [
     "ABSENT",
@@ -48,6 +48,7 @@ __all__ = [
     "Model",
     "Optim",
     "Option",
+    "Reconstruction",
     "Report",
     "Run",
     "RunError",

@@ -64,6 +64,9 @@ class Model(Section):
     image_size: Natural | Pair | None = None
     """Side in pixels, or (height, width), of the images the model is built for; none: what
     data.train makes, which it must equal otherwise. Evaluations may see other sizes."""
+    max_patches: Natural | None = None
+    """Images of any aspect ratio, as at most so many patches each (NaFlex; SigLIP 2, Tschannen
+    2025), for published weights of that kind; none: images of one size, as training has them."""
     channels: Natural = 3
     """Channels of the image: 1 for grey, 3 for colour, more for other sensors."""
     classes: Natural | None = None
@@ -89,9 +92,12 @@ class Model(Section):
     position_grid: Pair | None = None
     """(rows, columns) of the stored position table; none: the image's own grid. Another grid is
     resampled in every step: for models made for another image size."""
-    position_resample: Literal["cubic", "cubic_torch", "bilinear", "align_corners"] = "cubic"
+    position_resample: Literal[
+        "cubic", "cubic_torch", "bilinear", "bilinear_antialiased", "align_corners"
+    ] = "cubic"
     """How the table is resampled: cubic antialiased (timm, open_clip), cubic_torch with a=-0.75
-    not antialiased (DINOv2, transformers), bilinear, or bilinear with corners aligned."""
+    not antialiased (DINOv2, transformers), bilinear, the same antialiased (SigLIP 2 of variable
+    shape), or bilinear with corners aligned (big_vision)."""
     position_offset: float = Field(0.0, ge=0)
     """Added to the target grid's side before the scale is taken; DINOv2's first models used
     0.1. Only for equality with published weights."""

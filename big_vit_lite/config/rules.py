@@ -300,6 +300,10 @@ def _tokens(run: Run) -> Iterator[Fault]:
     if model.pool == "cls" and model.class_token is False:
         wanted = "pool cls needs the class token; leave it none, or pool otherwise"
         yield Fault("model.class_token", wanted, False, ("model.pool",))
+    if model.max_patches is not None:
+        wanted = "is for published weights that are loaded; training takes images of one size: "
+        wanted += "leave it none"
+        yield Fault("model.max_patches", wanted, model.max_patches)
     if model.variant.startswith("RN") and run.task.name == "classification":
         wanted = "ResNets are image towers beside a text tower; task classification wants a ViT"
         yield Fault("model.variant", wanted, model.variant, ("task.name",))

@@ -1,4 +1,5 @@
-"""The sections `text`, `joint` and `decoder` of a run: the text tower, and what joins the two."""
+"""The sections `text`, `joint` and `decoder` of a run: the text tower, and what joins the two; and
+`reconstruction`, which describes the decoder of masked autoencoders that are loaded."""
 
 from __future__ import annotations
 
@@ -82,6 +83,30 @@ class Decoder(Section):
     pad_shift: int = Field(0, ge=0, le=1)
     """Places by which the text tower's mask of padding is moved to the right: 1 for open_clip's
     published weights, which were trained with that slip."""
+
+
+class Reconstruction(Section):
+    """The decoder that makes the image tower a masked autoencoder (MAE, He 2022)."""
+
+    width: Natural = 512
+    """Features of a token in the decoder. Must divide by heads."""
+    depth: Natural = 8
+    """Number of its blocks. One is enough for fine-tuning, linear probes want eight."""
+    heads: Natural = 16
+    """Attention heads of a block."""
+    mlp_dim: Natural = 2048
+    """Hidden features of a block's MLP."""
+    positions: Literal["learned", "sincos2d", "sincos2d_mae"] = "sincos2d_mae"
+    """Position embedding of the decoder: fixed sines, or a table with a row for the class token,
+    as files of published weights hold it."""
+    position_resample: Literal["cubic", "cubic_torch", "bilinear", "sequence"] = "cubic_torch"
+    """How positions are resampled for images of another size: on their grid, or as a sequence of
+    patches, row after row, as transformers does it."""
+    mask_ratio: Rate = 0.75
+    """Share of the patches that are hidden from the encoder and predicted by the decoder."""
+    normalize: bool = False
+    """Whether each patch's pixels are predicted in units of their own spread (norm_pix_loss),
+    which makes better features; else as they are."""
 
 
 class Joint(Section):

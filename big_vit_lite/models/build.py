@@ -7,6 +7,7 @@ from big_vit_lite.config import InputError
 from big_vit_lite.models.layers.attention import choose_attention
 from big_vit_lite.models.layers.blocks import BlockSpec
 from big_vit_lite.models.layers.patches import patch_grid
+from big_vit_lite.models.naflex import NaFlexViT
 from big_vit_lite.models.resnet import ResNet, resnet_grid
 from big_vit_lite.models.sizes import RESNETS, Size, parse_variant
 from big_vit_lite.models.vit import ViT
@@ -51,7 +52,9 @@ def build_model(
     _check(model, width, patch, stride, class_token)
     grid = patch_grid(image_shape[:2], patch, stride, model.drop_edge)
     scan = platform != "cpu" if model.scan is None else model.scan
-    return ViT(
+    if model.max_patches is not None:
+        _check_naflex(model, patch, stride, class_token)
+    return (ViT if model.max_patches is None else NaFlexViT)(
         width=width,
         depth=depth,
         block=spec,
@@ -237,3 +240,28 @@ def _check(
             f"model.position_offset {model.position_offset} has no meaning with position_resample "
             "'align_corners', which takes no step: use 'cubic_torch', or an offset of 0."
         )
+
+
+def _check_naflex(
+    model: config.Model, patch: tuple[int, int], stride: tuple[int, int], class_token: bool
+) -> None:
+    """Raises InputError on what images of any shape (model.max_patches) cannot have."""
+    rules = ("bilinear_antialiased", "bilinear")
+    faults = {
+        "a class token": class_token,
+        "model.registers": model.registers,
+        "model.distillation": model.distillation,
+        "model.patch_dropout": model.patch_dropout,
+        "overlapping patches": patch != stride,
+        f"model.pool {model.pool!r}": model.pool not in ("map", "gap", "none"),
+        f"model.positions {model.positions!r}": model.positions != "learned",
+        f"model.position_resample {model.position_resample!r}": model.position_resample
+        not in rules,
+    }
+    for name, given in faults.items():
+        if given:
+            raise InputError(
+                f"model.max_patches is for images of any shape, and {name} is not known for them: "
+                "use pool map or gap, learned positions, position_resample "
+                "'bilinear_antialiased', and leave the rest out."
+            )

@@ -10,6 +10,7 @@ from jaxtyping import Array, Key
 from big_vit_lite.models.clip import Clip
 from big_vit_lite.models.coca import Coca, DecoderBlock
 from big_vit_lite.models.layers.blocks import Block
+from big_vit_lite.models.mae import MAE
 from big_vit_lite.models.resnet import ResNet
 from big_vit_lite.models.stacking import STACKED, unstack_layers
 
@@ -34,6 +35,11 @@ def _init_params(model, key: Key[Array, ""]) -> dict[str, Any]:
         return _init_clip(model, key) | _init_decoder(model, jax.random.fold_in(key, DECODER))
     if isinstance(model, Clip):
         return _init_clip(model, key)
+    if isinstance(model, MAE):
+        return {
+            "encoder": _init_params(model.encoder, jax.random.fold_in(key, IMAGE)),
+            "decoder": _init_pixels(model, jax.random.fold_in(key, DECODER)),
+        }
     if isinstance(model, ResNet):
         return model.init(key, model.example())["params"]
     rest_key, layers_key = jax.random.split(key)
@@ -73,3 +79,17 @@ def _init_decoder(model: Coca, key: Key[Array, ""]) -> dict[str, Any]:
         "pool": model.pool.init(pool_key, encoded)["params"],
         "decoder": params if decoder.scan else unstack_layers(params),
     }
+
+
+def _init_pixels(model: MAE, key: Key[Array, ""]) -> dict[str, Any]:
+    rest_key, layers_key = jax.random.split(key)
+    decoder, dtype = model.decoder, model.decoder.block.dtype
+    encoded = jnp.zeros((1, 1, model.encoder.width), dtype)
+    restore = jnp.zeros((1, decoder.grid[0] * decoder.grid[1]), jnp.int32)
+    shell = decoder.clone(depth=0, scan=False)
+    params = shell.init(rest_key, encoded, restore, decoder.grid)["params"]
+    tokens = jnp.zeros((1, 1, decoder.width), dtype)
+    params.setdefault(decoder.stack, {})[STACKED] = _layers(
+        Block(decoder.block), decoder.depth, layers_key, tokens
+    )
+    return params if decoder.scan else unstack_layers(params)

@@ -1,4 +1,4 @@
-"""From config sections to two towers with every "auto" resolved."""
+"""From config sections to an image tower and what stands beside it, every "auto" resolved."""
 
 import dataclasses
 
@@ -15,6 +15,9 @@ from big_vit_lite.models.build import (
 )
 from big_vit_lite.models.clip import Clip
 from big_vit_lite.models.coca import CaptionDecoder, Coca, QueryPooling
+from big_vit_lite.models.layers.attention import choose_attention
+from big_vit_lite.models.layers.patches import patch_grid
+from big_vit_lite.models.mae import MAE, PixelDecoder
 from big_vit_lite.models.resnet import ResNet
 from big_vit_lite.models.sizes import RESNETS, parse_size
 from big_vit_lite.models.text import TextTransformer
@@ -118,6 +121,69 @@ def build_coca(
             scan=texts.scan,
         ),
     )
+
+
+def build_mae(
+    model: config.Model,
+    reconstruction: config.Reconstruction,
+    image_shape: tuple[int, int, int],
+    platform: str | None = None,
+) -> MAE:
+    """The masked autoencoder of a config, for images of (height, width, channels).
+
+    The decoder has the encoder's activation, norms and numerics.
+
+    Raises:
+        InputError: fields that do not fit each other or the image.
+    """
+    platform = platform or jax.default_backend()
+    encoder = build_model(model, image_shape, 0, platform)
+    plain = isinstance(encoder, ViT) and encoder.class_token and encoder.pool == "cls"
+    if not plain or encoder.registers or encoder.distillation or encoder.patch_dropout:
+        raise InputError(
+            "MAE hides patches of a Vision Transformer with a class token: leave model.pool 'cls', "
+            "and model.registers, model.distillation and model.patch_dropout out."
+        )
+    if encoder.patch_stride != encoder.patch or encoder.drop_edge:
+        raise InputError(
+            "MAE predicts the pixels of patches that tile the image: leave model.patch_stride and "
+            "model.drop_edge out."
+        )
+    section = reconstruction
+    block = dataclasses.replace(
+        encoder.block,
+        heads=section.heads,
+        mlp_dim=section.mlp_dim,
+        layer_scale=None,
+        attention=choose_attention(
+            model.attention, platform, encoder.block.dtype, section.width // section.heads
+        ),
+    )
+    check_block("reconstruction", section.width, block, platform)
+    if section.positions != "learned" and section.width % 4:
+        raise InputError(
+            f"reconstruction.positions {section.positions!r} needs a width that divides by 4, not "
+            f"{section.width}: use {max(1, round(section.width / 4)) * 4}, or learned positions."
+        )
+    grid = patch_grid(image_shape[:2], encoder.patch, encoder.patch_stride)
+    decoder = PixelDecoder(
+        width=section.width,
+        depth=section.depth,
+        block=block,
+        patch_length=encoder.patch[0] * encoder.patch[1] * image_shape[2],
+        positions=section.positions,
+        grid=grid,
+        position_resample=section.position_resample,
+        remat=encoder.remat,
+        scan=encoder.scan,
+    )
+    hidden = grid[0] * grid[1] - int(grid[0] * grid[1] * (1 - section.mask_ratio))
+    if not 0 < hidden < grid[0] * grid[1]:
+        raise InputError(
+            f"reconstruction.mask_ratio {section.mask_ratio} hides {hidden} of "
+            f"{grid[0] * grid[1]} patches: some must be hidden, and some seen."
+        )
+    return MAE(encoder=encoder, decoder=decoder, mask_ratio=section.mask_ratio)
 
 
 def _project(image: ViT | ResNet, features: int, bias: bool) -> ViT | ResNet:

@@ -6,7 +6,7 @@ images -> patches -> + positions -> [class, registers, patches] -> blocks -> poo
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from big_vit_lite.config import InputError
 from big_vit_lite.models.layers.blocks import BlockSpec, Encoder
@@ -87,6 +87,7 @@ class ViT(nn.Module):
         images: Float[Array, "b H W c"],
         train: bool = False,
         capture: tuple[str, ...] = (),
+        kept: Int[Array, "b k"] | None = None,
     ) -> tuple[Float[Array, "b ..."], dict[str, Array]]:
         """Logits in float32, and a dict of what was on the way.
 
@@ -95,11 +96,14 @@ class ViT(nn.Module):
             train: draw the noise of training; needs rngs={"dropout": key} if any rate is not 0.
             capture: "blocks" for every block's output, "attention" for every block's maps, which
                 take the slow path. Nothing else costs anything under jit when it is not used.
+            kept: the patches that enter the blocks, in this order, for each image (He 2022, MAE);
+                None: all of them, or those that patch dropout leaves.
 
         Returns:
             logits (b, classes), or (b, n, classes) for pool "none";
             {"patches": (b, n, d) patch embeddings; "tokens": (b, t, d) what enters the blocks (or
-            the norm before them); "kept": (b, n) indices of patches under patch dropout;
+            the norm before them); "kept": (b, k) indices of the patches that entered, where they
+            were not all;
             "unnormalized": (b, t, d) what leaves the blocks; "block00"...: (b, t, d) and
             "attention00"...: (b, heads, t, t), on request;
             "encoded": (b, t, d) after the last norm, and "encoded_patches": (b, n, d) of it;
@@ -110,16 +114,25 @@ class ViT(nn.Module):
         Raises:
             InputError: the images do not fit the patches or the parameters.
         """
-        for name in capture:
-            if name not in CAPTURES:
-                raise ValueError(f"capture: {name!r} is not one of {', '.join(CAPTURES)}.")
+        self._check_capture(capture)
         if images.shape[-1] != self.image_shape[-1]:
             raise InputError(
                 f"The images have {images.shape[-1]} channels, the model {self.image_shape[-1]}: "
                 "set model.channels, or convert the images."
             )
         noise = self._noise_keys(train)
-        tokens, out = self._embed(constrain(images), noise)
+        tokens, out = self._embed(constrain(images), noise, kept)
+        return self._encode(tokens, out, noise, capture), out
+
+    def _encode(
+        self,
+        tokens: Float[Array, "b t d"],
+        out: dict[str, Array],
+        noise: dict,
+        capture: tuple[str, ...],
+        seen: Bool[Array, "b t"] | None = None,
+    ) -> Float[Array, "b ..."]:
+        """Logits of tokens, and into `out` what is on the way; `seen`: which are no filling."""
         encoder = Encoder(
             self.depth,
             self.block,
@@ -130,12 +143,18 @@ class ViT(nn.Module):
             name=self.stack,
         )
         x = self.block.norm("pre_norm")(tokens) if self.pre_norm else tokens
-        encoded, captured = encoder(x, noise["blocks"], capture)
+        mask = None if seen is None else seen[:, None, None, :]
+        encoded, captured = encoder(x, noise["blocks"], capture, mask)
         out |= captured
         out["encoded"] = encoded
         out["encoded_patches"] = encoded[:, self._prefix :]
-        logits = self._classify(encoded, out)
-        return logits, out
+        return self._classify(encoded, out, seen)
+
+    @staticmethod
+    def _check_capture(capture: tuple[str, ...]) -> None:
+        for name in capture:
+            if name not in CAPTURES:
+                raise ValueError(f"capture: {name!r} is not one of {', '.join(CAPTURES)}.")
 
     @property
     def _prefix(self) -> int:
@@ -160,7 +179,7 @@ class ViT(nn.Module):
         return {"tokens": tokens, "patches": patches, "blocks": blocks}
 
     def _embed(
-        self, images: Float[Array, "b H W c"], noise: dict
+        self, images: Float[Array, "b H W c"], noise: dict, kept: Int[Array, "b k"] | None
     ) -> tuple[Float[Array, "b t d"], dict[str, Array]]:
         """Patches with positions, behind the class token and the registers."""
         dtype, batch = self.block.dtype, images.shape[0]
@@ -182,7 +201,9 @@ class ViT(nn.Module):
         with jax.named_scope("positions"):
             patch_rows, class_rows = self._position_rows(grid)
             x = add_bias(patches, patch_rows, self.block.grad_dtype)
-        if noise["patches"] is not None and self.patch_dropout:
+        if kept is not None:
+            x, out["kept"] = jnp.take_along_axis(x, kept[:, :, None], axis=1), kept
+        elif noise["patches"] is not None and self.patch_dropout:
             x, out["kept"] = patch_dropout(x, self.patch_dropout, noise["patches"])
         before = []
         if self.class_token:
@@ -224,10 +245,13 @@ class ViT(nn.Module):
         return rows, class_rows
 
     def _classify(
-        self, encoded: Float[Array, "b t d"], out: dict[str, Array]
+        self,
+        encoded: Float[Array, "b t d"],
+        out: dict[str, Array],
+        seen: Bool[Array, "b t"] | None,
     ) -> Float[Array, "b ..."]:
         with jax.named_scope("pool"):
-            x = pool_tokens(self.pool, encoded, self._prefix, self.block)
+            x = pool_tokens(self.pool, encoded, self._prefix, self.block, seen)
             if self.pool_norm:
                 x = self.block.norm("pool_norm")(x)
         out["pooled"] = x

@@ -8,21 +8,24 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float32, UInt8
 
-from big_vit_lite import data, weights
+from big_vit_lite import data, models, weights
 from big_vit_lite.config import InputError
 from big_vit_lite.data import files
 from big_vit_lite.data.transforms.decode import Decode
 from big_vit_lite.tasks.images import normalize
 
+PATCHES = {"patches", "positions", "patch_mask"}
 KINDS = "paths, Pillow images, uint8 arrays (h, w, c), or a list of them"
 
 
 def is_preprocessed(images: Any) -> bool:
-    """Whether it is an array of floats, which goes to the model as it is.
+    """Whether it is an array of floats, or Patches, which go to the model as they are.
 
     Raises:
         InputError: one that is no batch.
     """
+    if isinstance(images, models.Patches):
+        return True
     dtype = getattr(images, "dtype", None)
     if dtype is None or not jax.numpy.issubdtype(dtype, jax.numpy.floating):
         return False
@@ -69,7 +72,7 @@ class Reader:
 
 def preprocess(
     images: Any, preprocessing: weights.Preprocessing, channels: int
-) -> Float32[Array, "b h w c"]:
+) -> Float32[Array, "b h w c"] | models.Patches:
     """Images by the transform, scaled to [0, 1] and normalised; see Pretrained.preprocess."""
     if isinstance(images, jax.core.Tracer):
         raise InputError(
@@ -87,12 +90,24 @@ def preprocess(
                 made.append(reader.opened(image))
         except (OSError, ValueError) as error:
             raise InputError(f"{name} cannot be used: {files.why(error)}.") from None
+    if set(transform.specs()) == PATCHES:
+        return _patches(made, preprocessing)
     if len(shapes := {image.shape for image in made}) > 1:
         raise InputError(
             f"{preprocessing.transform!r} makes images of several sizes ({sorted(shapes)}): give "
             "one at a time, or a transform= that ends in one size."
         )
     return normalize(np.stack(made), preprocessing.mean, preprocessing.std)
+
+
+def _patches(made: Sequence[dict], preprocessing: weights.Preprocessing) -> models.Patches:
+    """Images as the transform patchify made them; filling is zeros after normalising, too."""
+    stacked = {name: np.stack([each[name] for each in made]) for name in made[0]}
+    mask, flat = stacked["patch_mask"], stacked["patches"]
+    pixels = flat.reshape(*flat.shape[:2], -1, len(preprocessing.mean))
+    pixels = normalize(pixels, preprocessing.mean, preprocessing.std).reshape(flat.shape)
+    pixels = jax.numpy.where(mask[:, :, None], pixels, 0)
+    return models.Patches(pixels, stacked["positions"], mask)
 
 
 def _listed(images: Any) -> Sequence[Any]:

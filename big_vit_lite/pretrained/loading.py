@@ -30,6 +30,8 @@ def load(
 ) -> Pretrained:
     """A model with parameters, preprocessing and tokenizer, ready to encode.
 
+    Of a masked autoencoder it is the encoder; weights.load gives the decoder of pixels, too.
+
     Args:
         source: a file of published weights or a folder as the hub has it; a run's --workdir, its
             checkpoints/ or one checkpoint in it, here or on a store, of which the averaged weights
@@ -91,7 +93,7 @@ def _weights_in(folder: Path) -> bool:
 
 
 def _published(path: Path, layout, known, vocabulary: str | None) -> checkpoints.Found:
-    loaded = weights.load(path, layout, known)
+    loaded = weights.load(path, layout, known).encoder()
     return checkpoints.Found(
         sections=loaded.sections,
         params=loaded.params,

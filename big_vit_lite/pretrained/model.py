@@ -50,8 +50,10 @@ class Pretrained:
     source: str
     fingerprint: str | None = None
 
-    def preprocess(self, images: Any) -> Float32[Array, "b h w c"]:
+    def preprocess(self, images: Any) -> Float32[Array, "b h w c"] | models.Patches:
         """Images as the model was trained to see them: transformed, scaled, normalised.
+
+        Models of images of any shape (SigLIP 2 NaFlex) get Patches, filled up to one length.
 
         Args:
             images: paths or URLs, Pillow images, uint8 arrays (h, w, c), or a list of them, or one
@@ -180,7 +182,7 @@ class Pretrained:
     def apply(
         self,
         params: Any,
-        images: Float[Array, "b h w c"] | None = None,
+        images: Float[Array, "b h w c"] | models.Patches | None = None,
         texts: Int32[Array, "b l"] | None = None,
         capture: tuple[str, ...] = (),
     ) -> Any:

@@ -14,7 +14,10 @@ SENTENCES = {
     256_000: "lower|tokenize({file!r}, start=False, end='<eos>')|truncate({n})|pad({n}, 0)",
 }
 """SigLIP's transforms, by the size of the vocabulary."""
-SIGLIP = ("transformers-siglip", "open-clip-timm", "big-vision-pair")
+SIGLIP = (
+    "transformers-siglip", "transformers-siglip2", "open-clip-timm", "big-vision-pair",
+    "big-vision-naflex",
+)  # fmt: skip
 BESIDE_SIGLIP = ("spiece.model", "tokenizer.model", "tokenizer.json")
 BESIDE_CLIP = ("merges.txt", tokenizers.CLIP_FILE, "tokenizer.json")
 _TOKENIZE = re.compile(r"tokenize\(\s*(['\"]).*?\1")

@@ -25,18 +25,30 @@ MODEL = (
     "qkv_bias",
     "stages",
     "image_size",
+    "max_patches",
 )
 TEXT = (
     "vocabulary", "length", "causal", "pool", "end_id", "pad_id", "activation", "norm_eps",
 )  # fmt: skip
 JOINT = ("features", "projections", "projection_bias")
 DECODER = ("queries", "pool_heads", "pad_shift")
+RECONSTRUCTION = (
+    "width", "depth", "heads", "mlp_dim", "positions", "mask_ratio", "normalize",
+)  # fmt: skip
+
+COMPARED = {
+    "model": MODEL,
+    "text": TEXT,
+    "joint": JOINT,
+    "decoder": DECODER,
+    "reconstruction": RECONSTRUCTION,
+}
 
 
 def differences(ours: Sections, theirs: Sections) -> list[str]:
     """What the second does not say as the first does, as "model.activation erf"."""
     found = []
-    for name, fields in (("model", MODEL), ("text", TEXT), ("joint", JOINT), ("decoder", DECODER)):
+    for name, fields in COMPARED.items():
         left, right = getattr(ours, name), getattr(theirs, name)
         if left is None or right is None:
             if left is not right:

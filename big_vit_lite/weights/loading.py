@@ -55,8 +55,16 @@ class Loaded:
 
     @property
     def family(self) -> str:
-        """vit, clip or coca."""
+        """vit, mae, clip or coca."""
         return self.sections.family
+
+    def encoder(self) -> "Loaded":
+        """The image tower of a masked autoencoder alone, without its decoder; others: the same."""
+        if self.sections.reconstruction is None:
+            return self
+        return dataclasses.replace(
+            self, sections=Sections(self.sections.model), params=self.params["encoder"]
+        )
 
 
 def load(

@@ -48,6 +48,12 @@ def squash(size: Any, statistics, method: str = "bicubic") -> Preprocessing:
     return Preprocessing(published.squash(size, method), *statistics)
 
 
+def patches(patch: Any, budget: int, statistics, method: str = "bilinear") -> Preprocessing:
+    """At most `budget` patches at the image's own aspect ratio (NaFlex)."""
+    other = "" if method == "bilinear" else f", {method!r}"
+    return Preprocessing(f"decode|patchify({patch}, {budget}{other})", *statistics)
+
+
 def from_transformers(about: dict[str, Any], where: Any) -> Preprocessing:
     """What a preprocessor_config.json says.
 
@@ -64,11 +70,13 @@ def from_transformers(about: dict[str, Any], where: Any) -> Preprocessing:
         raise InputError(f"{where}: preprocessor_config.json has resample {number}, unknown here.")
     method, size = METHODS[number], about.get("size", 224)
     statistics = tuple(about["image_mean"]), tuple(about["image_std"])
+    kind = about.get("image_processor_type") or about.get("feature_extractor_type") or ""
+    if kind.startswith("Siglip2") and "max_num_patches" in about:
+        return patches(about["patch_size"], about["max_num_patches"], statistics, method)
     crop = ""
     if about.get("do_center_crop"):
         # transformers' crop is one pixel off torchvision's where the margin is odd.
         crop = f"|central_crop({_side(about.get('crop_size', size))})"
-    kind = about.get("image_processor_type") or about.get("feature_extractor_type") or ""
     by_edge = "shortest_edge" in size if isinstance(size, dict) else kind.startswith(BY_EDGE)
     if not by_edge:
         return Preprocessing(published.squash(_side(size), method) + crop, *statistics)

@@ -24,12 +24,14 @@ class Sections(NamedTuple):
     text: config.Text | None = None
     joint: config.Joint | None = None
     decoder: config.Decoder | None = None
+    reconstruction: config.Reconstruction | None = None
 
     @property
     def family(self) -> str:
-        """vit (an image tower alone, ResNets too), clip (two towers) or coca."""
+        """vit (an image tower alone, ResNets too), mae (one with a decoder of pixels), clip (two
+        towers) or coca."""
         if self.text is None:
-            return "vit"
+            return "vit" if self.reconstruction is None else "mae"
         return "clip" if self.decoder is None else "coca"
 
     def build(self, platform: str | None = None, **model_fields: Any) -> nn.Module:
@@ -50,6 +52,8 @@ class Sections(NamedTuple):
                 "text.length where there is a text tower."
             )
         shape = (*((side, side) if isinstance(side, int) else side), model.channels)
+        if self.reconstruction is not None:
+            return models.build_mae(model, self.reconstruction, shape, platform)
         if self.text is None:
             return models.build_model(model, shape, model.classes or 0, platform)
         rest = (self.text, self.joint, *(() if self.decoder is None else (self.decoder,)))

@@ -19,6 +19,8 @@ def start_from(
 ) -> tuple[checkpoint.Transferred, str]:
     """What the weights at `run.init` give to a model, and a line that says whose they are.
 
+    Of masked autoencoders it is the encoder.
+
     Args:
         abstract_params: ShapeDtypeStructs with shardings, unrolled over depth.
         resize: as for checkpoint.transfer_params.
@@ -27,7 +29,7 @@ def start_from(
         InputError: the file cannot be read, does not fit after `run.init_rules`, or is of a model
             that computes otherwise.
     """
-    loaded = _loaded(run.init)
+    loaded = _loaded(run.init).encoder()
     _check(run, loaded)
     flat = jax.tree_util.tree_leaves_with_path(loaded.params)
     arrays = {"/".join(entry.key for entry in path): x for path, x in flat}

@@ -63,7 +63,7 @@ def sections(family="clip", **changes) -> Sections:
 
 
 def build(family="clip", platform="cpu", **changes) -> models.Clip:
-    model, text, joint, _ = sections(family, **changes)
+    model, text, joint, *_ = sections(family, **changes)
     return models.build_clip(model, text, joint, (SIDE, SIDE, 3), LENGTH, platform)
 
 

@@ -14,7 +14,9 @@ import jax
 import numpy as np
 from weights import torch_format
 
-from big_vit_lite import weights
+from big_vit_lite import models, weights
+from big_vit_lite.losses import reconstruction
+from big_vit_lite.models.mae import masking
 from big_vit_lite.weights.sections import Sections
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -28,7 +30,12 @@ WRITERS = {
 SAME, DIFFERENT = 1e-5, 1e-4
 LOW = {1e-12: 2.0**-17, 1e-6: 2.0**-10, 1e-5: 2.0**-8}
 """Factor on the embeddings that brings the first norm's variance near its epsilon, as recorded."""
-EMBEDDINGS = re.compile(r"((img|txt)/)?(cls|dist|registers|pos_embedding|embedding/.*|Embed_0/.*)")
+EMBEDDINGS = re.compile(
+    r"((img|txt|encoder)/)?(cls|dist|registers|pos_embedding|embedding/.*|Embed_0/.*)"
+    r"|decoder/(embed/.*|mask_token|pos_embedding)"
+)
+INPUTS = ("images", "tokens", "noise", "positions", "mask")
+"""Names of a case's inputs; all others are outputs."""
 
 
 def nested(arrays: dict[str, np.ndarray]) -> dict:
@@ -71,6 +78,7 @@ KNOWN = {
     "L18": {"heads": 4},
     "L19": {"heads": 4},
     "L20": {"heads": 4},
+    "L32": {"heads": 4, "decoder_heads": 2, "mask_ratio": 0.5},
 }
 """Heads of tiny models, where the file does not say them, by the layout's number."""
 
@@ -91,6 +99,15 @@ def run(sections: Sections, params: dict, arrays: dict, case: str) -> dict[str, 
     model = sections.build("cpu", remat="none", scan=False)
     images = arrays[f"{case}/images"]
     variables = {"params": params}
+    noise = arrays.get(f"{case}/noise")
+    if sections.model.max_patches:
+        images = models.Patches(images, arrays[f"{case}/positions"], arrays[f"{case}/mask"])
+    if sections.family == "mae":
+        return run_mae(model, sections.reconstruction, variables, images, noise)
+    if sections.family == "vit" and noise is not None:
+        found = masking(noise, MASK_RATIO)
+        _, out = model.apply(variables, images, capture=("blocks",), kept=found.kept)
+        return out | {"hidden": found.hidden}
     if sections.family == "vit":
         logits, out = model.apply(variables, images, capture=("blocks",))
         return out | {"logits": logits}
@@ -98,6 +115,19 @@ def run(sections: Sections, params: dict, arrays: dict, case: str) -> dict[str, 
     embeddings, out = model.apply(variables, images, tokens, capture=("blocks",))
     out |= {"img/features": embeddings.image, "txt/features": embeddings.text}
     return out | {"logits": embeddings.logits()}
+
+
+MASK_RATIO = 0.5
+"""Of an encoder that is recorded alone, whose section does not say it."""
+
+
+def run_mae(model, section, variables: dict, images, noise) -> dict[str, np.ndarray]:
+    """Blocks, pixels, and the mean of the images' losses."""
+    pixels, out = model.apply(variables, images, noise, capture=("blocks",))
+    patches = models.patchify(images, model.encoder.patch)
+    patches = patches.reshape(pixels.shape)
+    loss = reconstruction.hidden_patches(pixels, patches, out["hidden"], section.normalize)
+    return out | {"pixels": pixels, "loss": loss.mean()}
 
 
 def params_for(loaded: weights.Loaded, case: str) -> dict:
@@ -122,7 +152,7 @@ def errors(sections: Sections, params: dict, arrays: dict, case: str) -> dict[st
     found = {}
     for name, reference in arrays.items():
         name = name.removeprefix(f"{case}/") if name.startswith(f"{case}/") else ""
-        if name and name not in ("images", "tokens"):
+        if name and name not in INPUTS:
             ours = np.asarray(out[name], np.float32)
             assert ours.shape == reference.shape, (name, ours.shape, reference.shape)
             found[name] = float(np.abs(ours - reference).max() / np.abs(reference).max())
@@ -147,5 +177,6 @@ def records() -> dict:
     """{name of a golden: the function that makes it}; needs the source libraries."""
     recorder().open_torchvision()
     sys.path.insert(0, str(RECORDER))
-    modules = [f"{x}_models" for x in ("transformers", "timm", "open_clip", "npz")]
+    sources = ("transformers", "timm", "open_clip", "npz", "mae", "naflex")
+    modules = [f"{x}_models" for x in sources]
     return {k: record for x in modules for k, record in importlib.import_module(x).RECORDS.items()}

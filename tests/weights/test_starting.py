@@ -65,6 +65,14 @@ def test_scanned_layers_another_head_and_resampled_positions(vit_folder):
     assert "pos_embedding resized from (1, 17, 32) to (1, 17, 32)" in told  # 4 x 4 and 2 x 8
 
 
+def test_the_encoder_of_a_masked_autoencoder(tmp_path):
+    path = parity.unpack(parity.golden("L31-pretraining"), tmp_path)
+    params, told, fresh = started(parts_for(path, (("^head/", "skip"),)))
+    wanted = parity.loaded("L31-pretraining").params["encoder"]
+    jax.tree.map(np.testing.assert_array_equal, params, wanted | {"head": fresh["head"]})
+    assert "transformers-mae" in told and "decoder" not in told
+
+
 def test_patches_of_another_size(vit_folder):
     params, told, _ = started(parts_for(vit_folder, patch=6, side=(24, 24)))
     kernel = parity.loaded("L09-vit").params["embedding"]["kernel"]

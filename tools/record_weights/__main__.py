@@ -22,25 +22,29 @@ from common import GOLDENS, open_torchvision, origin
 def records() -> dict:
     """{name of a golden: the function that makes it}."""
     open_torchvision()
+    import mae_models
+    import naflex_models
     import npz_models
     import open_clip_models
     import timm_models
     import transformers_models
 
-    modules = (transformers_models, timm_models, open_clip_models, npz_models)
+    modules = (
+        transformers_models, timm_models, open_clip_models, npz_models, mae_models, naflex_models,
+    )  # fmt: skip
     return {name: record for module in modules for name, record in module.RECORDS.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=pathlib.Path, default=GOLDENS, help="folder to write to")
-    parser.add_argument("--only", help="one golden")
+    parser.add_argument("--only", nargs="+", help="these goldens")
     parser.add_argument("--check", action="store_true", help="compare, and write nothing")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     made = records()
     if args.only:
-        made = {args.only: made[args.only]}
+        made = {name: made[name] for name in args.only}
     for name, record in made.items():
         file, arrays = args.out / f"{name}.npz", record()
         if args.check:

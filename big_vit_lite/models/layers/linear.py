@@ -82,11 +82,10 @@ def with_grad_dtype(model: nn.Module, grad_dtype: str) -> nn.Module:
     """
     if grad_dtype == "auto":
         return model
-    if hasattr(model, "img"):
-        towers = {
-            name: with_grad_dtype(getattr(model, name), grad_dtype) for name in ("img", "txt")
-        }
-        return model.clone(**towers)
+    for parts in (("img", "txt"), ("encoder", "decoder")):
+        if hasattr(model, parts[0]):
+            made = {name: with_grad_dtype(getattr(model, name), grad_dtype) for name in parts}
+            return model.clone(**made)
     if not hasattr(model, "block"):
         raise InputError(
             f"optim.grad_dtype is for Transformer blocks, and {type(model).__name__} has none: "

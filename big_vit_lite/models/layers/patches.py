@@ -93,3 +93,26 @@ class PatchEmbedding(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (self.width,))
             x = add_bias(x, bias, self.grad_dtype)
         return x
+
+
+class FlatPatchEmbedding(nn.Module):
+    """Embeds patches that are flat, in `patchify`'s order; parameters as `PatchEmbedding`."""
+
+    width: int
+    patch: tuple[int, int]
+    channels: int
+    bias: bool
+    dtype: DTypeLike
+    init_rule: str = "xavier"
+    grad_dtype: str | None = None
+
+    @nn.compact
+    def __call__(self, patches: Float[Array, "b n p"]) -> Float[Array, "b n d"]:
+        shape = (*self.patch, self.channels, self.width)
+        init = torch_uniform() if self.init_rule == "torch" else nn.initializers.lecun_normal()
+        kernel = self.param("kernel", init, shape).reshape(-1, self.width)
+        x = product(patches.astype(self.dtype), kernel, self.grad_dtype)
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.width,))
+            x = add_bias(x, bias, self.grad_dtype)
+        return x

@@ -31,8 +31,9 @@ def in_stages(model: nn.Module, parts: int) -> nn.Module:
     Raises:
         InputError: it has no Transformer blocks.
     """
-    if hasattr(model, "img"):
-        return model.clone(img=in_stages(model.img, parts), txt=in_stages(model.txt, parts))
+    for names in (("img", "txt"), ("encoder", "decoder")):
+        if hasattr(model, names[0]):
+            return model.clone(**{name: in_stages(getattr(model, name), parts) for name in names})
     if not hasattr(model, "block"):
         raise InputError(
             f"mesh.stage splits Transformer blocks, and {type(model).__name__} has none: leave "

@@ -2,7 +2,7 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from big_vit_lite.models.layers.attention import Mask
 from big_vit_lite.models.layers.blocks import BlockSpec, Mlp
@@ -26,17 +26,27 @@ class AttentionPooling(nn.Module):
 
 
 def pool_tokens(
-    kind: str, tokens: Float[Array, "b n d"], prefix: int, spec: BlockSpec
+    kind: str,
+    tokens: Float[Array, "b n d"],
+    prefix: int,
+    spec: BlockSpec,
+    seen: Bool[Array, "b n"] | None = None,
 ) -> Float[Array, "b d"] | Float[Array, "b n-prefix d"]:
     """What the head reads, from encoded tokens of which the first `prefix` are no patches.
 
     cls: the first token. gap: the mean over patches, in float32. map: a probe's attention to all
-    tokens, parameters in MAPHead_0 of the calling module. none: the patches themselves.
+    tokens, parameters in MAPHead_0 of the calling module. none: the patches themselves. Of tokens
+    that are not `seen`, gap and map take nothing.
     """
     if kind == "cls":
         return tokens[:, 0]
-    if kind == "gap":
+    if kind == "gap" and seen is None:
         return tokens[:, prefix:].mean(axis=1, dtype=jnp.float32)
+    if kind == "gap":
+        counts = seen[:, prefix:, None].astype(jnp.float32)
+        total = (tokens[:, prefix:].astype(jnp.float32) * counts).sum(axis=1)
+        return total / jnp.maximum(counts.sum(axis=1), 1)
     if kind == "map":
-        return AttentionPooling(spec, name="MAPHead_0")(tokens)
+        mask = None if seen is None else seen[:, None, None, :]
+        return AttentionPooling(spec, name="MAPHead_0")(tokens, mask)
     return tokens[:, prefix:]

@@ -1,14 +1,15 @@
 """Position tables: sinusoids in both published orders, and resampling to other grids.
 
 Resampling is separable: rows W_h, columns W_w, table' = W_h table W_w'. The matrices are made in
-float64 by NumPy while tracing. Published models used four rules that are not the same: with a table
-of unit variance `cubic` and `cubic_torch` differ by 0.3.
+float64 by NumPy while tracing. Published models used five rules that are not the same: with a table
+of unit variance `cubic` and `cubic_torch` differ by 0.3. Where each image of a batch has a grid of
+its own, the grids are arrays, and the same weights are computed on the device (`resampled_rows`).
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Float64
+from jaxtyping import Array, Float, Float32, Float64, Int
 
 Grid = tuple[int, int]
 
@@ -42,7 +43,8 @@ def resample(
         rule: cubic (Keys a = -0.5, antialiased: jax.image.resize, torch's bicubic antialias=True;
             timm, open_clip, DINOv2 with registers), cubic_torch (a = -0.75, not antialiased,
             border replicated: torch's default bicubic; transformers, DeiT, MAE, DINOv2), bilinear
-            (torch's bilinear) or align_corners (scipy.ndimage.zoom of order 1; big_vision).
+            (torch's bilinear), bilinear_antialiased (the same with antialias=True, jax's "linear";
+            NaFlex) or align_corners (scipy.ndimage.zoom of order 1; big_vision).
         offset: added to the new size when the source step is taken, old / (new + offset). DINOv2's
             hub models without registers have 0.1, which changes the result visibly. Unused by
             align_corners.
@@ -74,13 +76,43 @@ def resample_matrix(
         return _taps(np.clip(centres, 0, old - 1), old, reach=1, kernel=_triangle)
     if rule == "cubic_torch":
         return _taps(centres, old, reach=2, kernel=lambda x: _cubic(x, -0.75))
-    if rule != "cubic":
+    kernels = {"cubic": lambda x: _cubic(x, -0.5), "bilinear_antialiased": _triangle}
+    if rule not in kernels:
         raise ValueError(f"{rule!r} is not a rule of resampling positions.")
     # Antialiased: the kernel is as wide as the step when shrinking, and cut, not replicated, at
     # the border, where the weights are normalised to sum to 1.
     distance = (centres[:, None] - np.arange(old)) / max(step, 1)
-    weights = _cubic(distance, -0.5)
+    weights = kernels[rule](distance)
     return weights / weights.sum(axis=1, keepdims=True)
+
+
+def resampled_rows(
+    table: Float[Array, "n d"],
+    old: Grid,
+    new: Int[Array, "b 2"],
+    at: Int[Array, "b p 2"],
+    rule: str,
+) -> Float[Array, "b p d"]:
+    """Rows of position tables for the grids of a batch's images, at the patches that they have.
+
+    Args:
+        old: grid of the table.
+        new: (rows, columns) of each image.
+        at: row and column of each patch.
+        rule: bilinear_antialiased or bilinear, as for `resample`.
+    """
+    weights = []
+    for axis, points in enumerate(old):
+        step = points / new[:, None, axis].astype(jnp.float32)
+        centres = (at[:, :, axis] + 0.5) * step - 0.5
+        centres = jnp.clip(centres, 0, points - 1) if rule == "bilinear" else centres
+        width = 1.0 if rule == "bilinear" else jnp.maximum(step, 1)[:, :, None]
+        distance = jnp.abs(centres[:, :, None] - jnp.arange(points)) / width
+        taps = jnp.maximum(1 - distance, 0)
+        weights.append(taps / taps.sum(axis=-1, keepdims=True))
+    rows, columns = weights
+    both = (rows[:, :, :, None] * columns[:, :, None, :]).reshape(*rows.shape[:2], -1)
+    return jnp.matmul(both, table.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
 
 
 def _taps(centres: Float64[np.ndarray, "new"], old: int, reach: int, kernel) -> np.ndarray:

@@ -9,13 +9,16 @@ from big_vit_lite.weights.layout import Layout
 from big_vit_lite.weights.layouts import (
     big_vision,
     facebook,
+    facebook_mae,
     open_clip,
     open_clip_coca,
     openai_clip,
     timm,
     transformers_clip,
     transformers_dinov2,
+    transformers_mae,
     transformers_siglip,
+    transformers_siglip2,
     transformers_vit,
     vit_jax,
 )
@@ -41,6 +44,10 @@ LAYOUTS: tuple[Layout, ...] = (
     facebook.MAE,
     facebook.DINO,
     facebook.DEIT,
+    transformers_mae.LAYOUT,
+    facebook_mae.LAYOUT,
+    transformers_siglip2.LAYOUT,
+    big_vision.NAFLEX,
 )
 
 

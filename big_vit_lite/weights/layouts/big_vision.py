@@ -11,8 +11,9 @@ from big_vit_lite.config import InputError
 from big_vit_lite.models.sizes import Size
 from big_vit_lite.weights.files import Source
 from big_vit_lite.weights.layout import Description, Form, Layout
+from big_vit_lite.weights.layouts.transformers_siglip2 import flexible
 from big_vit_lite.weights.layouts.vit_jax import sizes_of
-from big_vit_lite.weights.preprocessing import HALF, Preprocessing
+from big_vit_lite.weights.preprocessing import HALF, Preprocessing, patches
 from big_vit_lite.weights.rules import SAME, Rule
 from big_vit_lite.weights.rules import Form as ArrayForm
 from big_vit_lite.weights.sections import Known, Sections, image_section, square, text_section
@@ -33,7 +34,18 @@ def fits(source: Source) -> bool:
 
 
 def fits_pair(source: Source) -> bool:
-    return prefix_of(source, "img/") is not None
+    return prefix_of(source, "img/") is not None and not has_grid(source)
+
+
+def fits_naflex(source: Source) -> bool:
+    return prefix_of(source, "img/") is not None and has_grid(source)
+
+
+def has_grid(source: Source) -> bool:
+    """NaFlex's position table is (rows, columns, features); all others are (1, patches, features)
+    of which one patch would have no use."""
+    table = source.shapes.get(f"{prefix_of(source, 'img/')}img/pos_embedding", (1,))
+    return table[0] > 1
 
 
 def _image(source: Source, prefix: str, known: Known, **fields) -> tuple[config.Model, Form]:
@@ -91,6 +103,33 @@ def describe(source: Source, known: Known) -> Description:
 def describe_pair(source: Source, known: Known) -> Description:
     prefix = prefix_of(source, "img/")
     section, form = _image(source, f"{prefix}img/", known)
+    sections = _with_text(section, source, prefix, known)
+    found = Preprocessing(f"decode|resize({section.image_size}, antialias=False)", *HALF)
+    return Description(sections, found, form | {"prefix": prefix})
+
+
+def describe_naflex(source: Source, known: Known) -> Description:
+    prefix = prefix_of(source, "img/")
+    at = f"{prefix}img/"
+    size, _ = sizes_of(source, at, IMAGE, ATTENTION, MLP)
+    grid = source.shapes[f"{at}pos_embedding"][:2]
+    patch = square(source.shapes[f"{at}embedding/kernel"][0] // 3, source.path)
+    # Trained with several numbers of patches, evaluated with as many as the table has, too.
+    budget = known.get("max_patches", grid[0] * grid[1])
+    section = image_section(
+        size,
+        patch,
+        tuple(n * step for n, step in zip(grid, patch, strict=True)),
+        activation="tanh",
+        norm_eps=1e-6,
+        **flexible(tuple(grid), budget),
+    )
+    sections = _with_text(section, source, prefix, known)
+    form = {"prefix": prefix, "flat_patches": True, "grid": True}
+    return Description(sections, patches(patch[0], budget, HALF), form)
+
+
+def _with_text(section: config.Model, source: Source, prefix: str, known: Known) -> Sections:
     at, shapes = f"{prefix}txt/", source.shapes
     if f"{at}Encoder_0/encoderblock_0/{ATTENTION}/query/kernel" not in shapes:
         raise InputError(
@@ -106,7 +145,7 @@ def describe_pair(source: Source, known: Known) -> Description:
         (True, True): "both", (False, True): "text", (True, False): "image", (False, False): "none",
     }[heads["img"] is not None, heads["txt"] is not None]  # fmt: skip
     bias = f"{prefix}b" in shapes
-    sections = Sections(
+    return Sections(
         section,
         text_section(
             Size(*size),
@@ -125,8 +164,6 @@ def describe_pair(source: Source, known: Known) -> Description:
             logit_bias=-10.0 if bias else None,
         ),
     )
-    found = Preprocessing(f"decode|resize({section.image_size}, antialias=False)", *HALF)
-    return Description(sections, found, form | {"prefix": prefix})
 
 
 def _is_square(n: int) -> bool:
@@ -141,12 +178,26 @@ def _flat(section: config.Model) -> ArrayForm:
     )
 
 
+def _grid(section: config.Model) -> ArrayForm:
+    """(rows, columns, features) to (1, rows * columns, features)."""
+    return ArrayForm(
+        lambda x: x.reshape(1, -1, x.shape[-1]),
+        lambda x: x.reshape(*section.position_grid, x.shape[-1]),
+    )
+
+
+def rules_naflex(sections: Sections, form: Form) -> list[Rule]:
+    return rules(sections, {"prefix": "params/"} | form | {"flat_patches": True, "grid": True})
+
+
 def rules(sections: Sections, form: Form) -> list[Rule]:
     p = form.get("prefix", "" if sections.text is None else "params/")
     img = "" if sections.text is None else "img/"
-    patches = _flat(sections.model) if form.get("flat_patches") else SAME
+    kernel = _flat(sections.model) if form.get("flat_patches") else SAME
+    table = _grid(sections.model) if form.get("grid") else SAME
     return [
-        Rule(f"{p}{img}embedding/kernel", (f"{img}embedding/kernel",), patches),
+        Rule(f"{p}{img}embedding/kernel", (f"{img}embedding/kernel",), kernel),
+        Rule(f"{p}{img}pos_embedding", (f"{img}pos_embedding",), table),
         Rule(f"{p}{{rest}}", ("{rest}",)),
     ]
 
@@ -157,4 +208,8 @@ VIT = Layout(
 PAIR = Layout(
     "L03", "big-vision-pair", "big_vision two-tower .npz (SigLIP, SigLIP 2, LiT)", fits_pair,
     describe_pair, rules, file="model.npz",
+)  # fmt: skip
+NAFLEX = Layout(
+    "L34", "big-vision-naflex", "big_vision SigLIP 2 of variable shape (NaFlex) .npz", fits_naflex,
+    describe_naflex, rules_naflex, file="model.npz",
 )  # fmt: skip

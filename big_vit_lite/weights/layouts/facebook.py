@@ -48,10 +48,9 @@ def could_be_mae(source: Source) -> bool:
 
 
 def fits_mae(source: Source) -> bool:
-    marks = ("decoder_embed.weight", "fc_norm.weight")
-    if not could_be_mae(source):
+    if not could_be_mae(source) or "decoder_embed.weight" in source.arrays:
         return False
-    return any(name in source.arrays for name in marks) or _has_sinusoids(source)
+    return "fc_norm.weight" in source.arrays or _has_sinusoids(source)
 
 
 def _has_sinusoids(source: Source) -> bool:
@@ -81,11 +80,12 @@ def _has_no_oddity(source: Source) -> bool:
         "attn_pool.q.weight",
         "norm_pre.weight",
         "fc_norm.weight",
+        "decoder_embed.weight",
     )
     return not any(name in source.arrays for name in odd)
 
 
-def _image(source: Source, known: Known, p: str, block: str, tokens: int = 1, **fields):
+def image(source: Source, known: Known, p: str, block: str, tokens: int = 1, **fields):
     shapes = source.shapes
     gated = f"{p}{block.replace('{i}', '0')}.mlp.w12.weight" in shapes
     first = "mlp.w3.weight" if gated else "mlp.fc2.weight"
@@ -112,7 +112,7 @@ def _image(source: Source, known: Known, p: str, block: str, tokens: int = 1, **
 def describe_dinov2(source: Source, known: Known) -> Description:
     chunked = CHUNKED in source.arrays
     registers = source.shapes.get("register_tokens", (1, 0))[1]
-    section = _image(
+    section = image(
         source,
         known,
         "",
@@ -139,7 +139,7 @@ def _chunks(source: Source) -> list[int]:
 
 def describe_dino(source: Source, known: Known) -> Description:
     p = _prefix(source)
-    section = _image(
+    section = image(
         source,
         known,
         p,
@@ -152,7 +152,7 @@ def describe_dino(source: Source, known: Known) -> Description:
 
 def describe_deit(source: Source, known: Known) -> Description:
     distilled = "dist_token" in source.arrays
-    section = _image(
+    section = image(
         source,
         known,
         "",
@@ -168,7 +168,7 @@ def describe_deit(source: Source, known: Known) -> Description:
 def describe_mae(source: Source, known: Known) -> Description:
     fine_tuned = "fc_norm.weight" in source.arrays
     classes = source.shapes.get("head.weight", (None,))[0]
-    section = _image(
+    section = image(
         source, known, "", "blocks.{i}", classes=classes, position_resample="cubic_torch",
         pool="gap" if fine_tuned else "cls", class_token=True, pool_norm=fine_tuned,
     )  # fmt: skip

@@ -53,6 +53,25 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "layer_norm_eps": 1e-6,
     },
     "vit": TOWER | {"patch_size": 16, "hidden_act": "gelu", "layer_norm_eps": 1e-12},
+    "vit_mae": TOWER
+    | {
+        "patch_size": 16,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12,
+        "decoder_hidden_size": 512,
+        "decoder_num_hidden_layers": 8,
+        "decoder_num_attention_heads": 16,
+        "decoder_intermediate_size": 2048,
+        "mask_ratio": 0.75,
+        "norm_pix_loss": False,
+    },
+    "siglip2_vision_model": TOWER
+    | {
+        "patch_size": 16,
+        "num_patches": 256,
+        "hidden_act": "gelu_pytorch_tanh",
+        "layer_norm_eps": 1e-6,
+    },
     "dinov2": TOWER
     | {"patch_size": 14, "hidden_act": "gelu", "layer_norm_eps": 1e-6, "mlp_ratio": 4},
     "dinov2_with_registers": TOWER
@@ -148,6 +167,12 @@ def preprocessor(found: Preprocessing | None, kind: str) -> dict[str, Any]:
     calls = [ast.parse(part, mode="eval").body for part in found.transform.split("|")[1:]]
     names = [call.func.id for call in calls]
     arguments = [[ast.literal_eval(x) for x in call.args] for call in calls]
+    if names == ["patchify"]:
+        (patch, budget, *rest), method = arguments[0], PATCHIFY_METHOD
+        if calls[0].keywords or not isinstance(patch, int) or rest not in ([], [method]):
+            return {}
+        about |= {"resample": numbers[method], "patch_size": patch, "max_num_patches": budget}
+        return {"preprocessor_config.json": about}
     size, method = (*arguments[0], "bilinear" if names[0] == "resize" else "area")[:2]
     if names not in TRANSFORMS or method not in numbers:
         return {}
@@ -158,6 +183,7 @@ def preprocessor(found: Preprocessing | None, kind: str) -> dict[str, Any]:
     return {"preprocessor_config.json": about}
 
 
+PATCHIFY_METHOD = "bilinear"
 TRANSFORMS = (["resize"], ["resize", "central_crop"], ["resize_small", "central_crop"])
 
 

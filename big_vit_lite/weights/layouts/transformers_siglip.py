@@ -9,7 +9,8 @@ from big_vit_lite.weights.layout import Description, Form, Layout
 from big_vit_lite.weights.layouts import transformers as hf
 from big_vit_lite.weights.layouts.transformers_clip import TEXT, VISION, prefix_of, text_rules
 from big_vit_lite.weights.preprocessing import Preprocessing
-from big_vit_lite.weights.rules import SAME, Rule, leading
+from big_vit_lite.weights.rules import CONVOLUTION, SAME, Rule, leading
+from big_vit_lite.weights.rules import Form as ArrayForm
 from big_vit_lite.weights.sections import Known, Sections, image_section, text_section
 from big_vit_lite.weights.sizes import image_sizes, text_size
 
@@ -39,10 +40,14 @@ def describe(source: Source, known: Known) -> Description:
         drop_edge=any(side % step for side, step in zip(size, patch, strict=True)),
     )
     found, form = hf.preprocessing_of(source), {"prefix": prefix_of(source, "head.probe")}
-    if alone:
-        return Description(Sections(section), found, form)
+    sections = Sections(section) if alone else with_text(section, about, source)
+    return Description(sections, found, form)
+
+
+def with_text(section: config.Model, about: dict[str, Any], source: Source) -> Sections:
+    """The image tower's section with those of the text tower and of what joins the two."""
     text = hf.settings(about.get("text_config", {}), "siglip_text_model")
-    sections = Sections(
+    return Sections(
         section,
         text_section(
             hf.size_of(text),
@@ -61,17 +66,22 @@ def describe(source: Source, known: Known) -> Description:
             logit_bias=-10.0,
         ),
     )
-    return Description(sections, found, form)
 
 
 def rules(sections: Sections, form: Form) -> list[Rule]:
+    return tower_rules(sections, form, CONVOLUTION)
+
+
+def tower_rules(sections: Sections, form: Form, patches: ArrayForm) -> list[Rule]:
+    """One tower's table or both towers', with the form of the patches' kernel."""
     alone = sections.text is None
     img, heads = "" if alone else "img/", image_sizes(sections.model)[0].heads
     p = form.get("prefix", f"{VISION}.")
     at = f"{p}embeddings"
     found = [
         Rule(f"{at}.position_embedding.weight", (f"{img}pos_embedding",), leading(1)),
-        *tables.convolution(f"{at}.patch_embedding", f"{img}embedding"),
+        Rule(f"{at}.patch_embedding.weight", (f"{img}embedding/kernel",), patches),
+        Rule(f"{at}.patch_embedding.bias", (f"{img}embedding/bias",)),
         *tables.stack(
             f"{p}encoder.layers", f"{img}Transformer", heads, tables.TRANSFORMERS_CLIP,
             f"{p}post_layernorm",
@@ -90,24 +100,28 @@ def rules(sections: Sections, form: Form) -> list[Rule]:
 
 
 def configs(sections: Sections, found: Preprocessing | None, form: Form) -> dict[str, Any]:
-    size, patch = image_sizes(sections.model)
-    vision = hf.image_settings(sections.model, size, patch) | {"model_type": "siglip_vision_model"}
+    vision = hf.image_settings(sections.model, *image_sizes(sections.model))
     processor = hf.preprocessor(found, "SiglipImageProcessor")
+    return {"config.json": settings_of("siglip", vision, sections)} | processor
+
+
+def settings_of(kind: str, vision: dict[str, Any], sections: Sections) -> dict[str, Any]:
+    """The config.json of siglip or siglip2."""
+    vision = vision | {"model_type": f"{kind}_vision_model"}
     if sections.text is None:
-        return {"config.json": vision | {"architectures": ["SiglipVisionModel"]}} | processor
+        return vision | {"architectures": [f"{kind.title()}VisionModel"]}
     text, last = sections.text, sections.text.vocabulary - 1
-    about = {
-        "model_type": "siglip",
-        "architectures": ["SiglipModel"],
+    return {
+        "model_type": kind,
+        "architectures": [f"{kind.title()}Model"],
         "vision_config": vision,
         "text_config": hf.tower_settings(text, text_size(text))
         | {
-            "model_type": "siglip_text_model", "vocab_size": text.vocabulary,
+            "model_type": f"{kind}_text_model", "vocab_size": text.vocabulary,
             "max_position_embeddings": text.length, "projection_size": sections.joint.features,
             "pad_token_id": min(1, last), "bos_token_id": last, "eos_token_id": last,
         },
     }  # fmt: skip
-    return {"config.json": about} | processor
 
 
 LAYOUT = Layout(

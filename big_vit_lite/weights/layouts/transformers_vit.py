@@ -13,6 +13,7 @@ from big_vit_lite.weights.sections import Known, Sections, image_section
 from big_vit_lite.weights.sizes import image_sizes
 
 QUERY = "encoder.layer.0.attention.attention.query.weight"
+PIXELS = "decoder.decoder_embed.weight"
 DISTILLED = "embeddings.distillation_token"
 HEADS = {"vit": ("classifier",), "deit": ("cls_classifier", "distillation_classifier")}
 
@@ -23,9 +24,16 @@ def prefix_of(source: Source, names: tuple[str, ...]) -> str | None:
     return next(found, None)
 
 
+def kind_of(source: Source) -> str | None:
+    """model_type in the config.json beside the weights; None where nothing says it."""
+    return source.configs.get("config.json", {}).get("model_type")
+
+
 def fits_vit(source: Source) -> bool:
     prefix = prefix_of(source, ("", "vit."))
     plain = prefix is not None and prefix + DISTILLED not in source.arrays
+    # MAE's encoder has the same names.
+    plain = plain and kind_of(source) != "vit_mae" and PIXELS not in source.arrays
     return plain and f"{prefix}encoder.layer.0.layernorm_before.weight" in source.arrays
 
 
@@ -36,7 +44,7 @@ def fits_deit(source: Source) -> bool:
 
 def describe_vit(source: Source, known: Known) -> Description:
     prefix = prefix_of(source, ("", "vit."))
-    section, found = _described(source, prefix, "vit")
+    section, found = described(source, prefix, "vit")
     fields: dict[str, Any] = {}
     if "classifier.weight" in source.arrays:
         fields["classes"] = source.shapes["classifier.weight"][0]
@@ -53,7 +61,7 @@ def describe_vit(source: Source, known: Known) -> Description:
 
 def describe_deit(source: Source, known: Known) -> Description:
     prefix = prefix_of(source, ("", "deit."))
-    section, found = _described(source, prefix, "vit")
+    section, found = described(source, prefix, "vit")
     fields: dict[str, Any] = {"distillation": True}
     single, double = "classifier.weight", "cls_classifier.weight"
     if single in source.arrays:
@@ -66,7 +74,8 @@ def describe_deit(source: Source, known: Known) -> Description:
     return Description(Sections(section.model_copy(update=fields)), found, {"prefix": prefix})
 
 
-def _described(source: Source, prefix: str, kind: str):
+def described(source: Source, prefix: str, kind: str):
+    """The section of the image tower, and its preprocessing."""
     about = hf.settings(source.config("config.json"), kind)
     section = image_section(
         hf.size_of(about),
@@ -86,19 +95,24 @@ def rules(sections: Sections, form: Form) -> list[Rule]:
     model = sections.model
     kind = "deit" if model.distillation else "vit"
     p, heads = form.get("prefix", f"{kind}."), image_sizes(model)[0].heads
-    found = [
-        Rule(f"{p}embeddings.cls_token", ("cls",)),
-        Rule(f"{p}embeddings.distillation_token", ("dist",)),
-        Rule(f"{p}embeddings.position_embeddings", ("pos_embedding",)),
-        *tables.convolution(f"{p}embeddings.patch_embeddings.projection", "embedding"),
-        *tables.stack(
-            f"{p}encoder.layer", "Transformer", heads, tables.TRANSFORMERS_VIT, f"{p}layernorm"
-        ),
-        *tables.linear(f"{p}pooler.dense", "pre_logits"),
-    ]
+    found = [*encoder_rules(p, "", heads), *tables.linear(f"{p}pooler.dense", "pre_logits")]
     for theirs, ours in zip(HEADS[kind], ("head", "head_dist"), strict=False):
         found += tables.linear(theirs, ours)
     return found
+
+
+def encoder_rules(p: str, ours: str, heads: int) -> list[Rule]:
+    """All but the heads; what stands before their names and before ours."""
+    return [
+        Rule(f"{p}embeddings.cls_token", (f"{ours}cls",)),
+        Rule(f"{p}embeddings.distillation_token", (f"{ours}dist",)),
+        Rule(f"{p}embeddings.position_embeddings", (f"{ours}pos_embedding",)),
+        *tables.convolution(f"{p}embeddings.patch_embeddings.projection", f"{ours}embedding"),
+        *tables.stack(
+            f"{p}encoder.layer", f"{ours}Transformer", heads, tables.TRANSFORMERS_VIT,
+            f"{p}layernorm",
+        ),
+    ]  # fmt: skip
 
 
 def configs(sections: Sections, found: Preprocessing | None, form: Form) -> dict[str, Any]:
