@@ -23,7 +23,7 @@ SOURCES = {
     "script": "names by hand, through open_clip's loader",
     "npz": "names by hand, through timm's or open_clip's loader",
 }
-CASES = {"native": "native size", "other": "8x32 of 16x16", "low": "low variance"}
+CASES = {"native": "native size", "other": "2x8 patches of 4x4", "low": "low variance"}
 
 
 def main() -> None:

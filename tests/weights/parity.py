@@ -147,5 +147,6 @@ def records() -> dict:
     """{name of a golden: the function that makes it}; needs the source libraries."""
     recorder().open_torchvision()
     sys.path.insert(0, str(RECORDER))
-    modules = [f"{x}_models" for x in ("transformers", "timm", "open_clip", "npz")]
+    kinds = ("transformers", "timm", "open_clip", "npz", "hybrid", "classifier")
+    modules = [f"{x}_models" for x in kinds]
     return {k: record for x in modules for k, record in importlib.import_module(x).RECORDS.items()}

@@ -7,7 +7,7 @@
 Needs torch, transformers, timm, open_clip_torch and torchvision, which are no requirements of this
 package. Models are tiny, and random in every leaf. Every golden holds the files as the library
 writes them (file/NAME), inputs and outputs (CASE/NAME), the libraries' versions, and the SHA-256 of
-this folder's scripts; a test fails when they part.
+the script of this folder that made it; a test fails when they part.
 """
 
 import argparse
@@ -22,31 +22,36 @@ from common import GOLDENS, open_torchvision, origin
 def records() -> dict:
     """{name of a golden: the function that makes it}."""
     open_torchvision()
+    import classifier_models
+    import hybrid_models
     import npz_models
     import open_clip_models
     import timm_models
     import transformers_models
 
-    modules = (transformers_models, timm_models, open_clip_models, npz_models)
+    modules = (
+        transformers_models, timm_models, open_clip_models, npz_models, hybrid_models,
+        classifier_models,
+    )  # fmt: skip
     return {name: record for module in modules for name, record in module.RECORDS.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=pathlib.Path, default=GOLDENS, help="folder to write to")
-    parser.add_argument("--only", help="one golden")
+    parser.add_argument("--only", nargs="+", help="names of goldens")
     parser.add_argument("--check", action="store_true", help="compare, and write nothing")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     made = records()
     if args.only:
-        made = {args.only: made[args.only]}
+        made = {name: made[name] for name in args.only}
     for name, record in made.items():
         file, arrays = args.out / f"{name}.npz", record()
         if args.check:
             print(f"{name}: {difference(file, arrays):.1e}")
         else:
-            np.savez_compressed(file, **arrays, **origin())
+            np.savez_compressed(file, **arrays, **origin(record.__module__))
             print(f"{file}: {file.stat().st_size} bytes")
 
 

@@ -30,13 +30,16 @@ def pool_tokens(
 ) -> Float[Array, "b d"] | Float[Array, "b n-prefix d"]:
     """What the head reads, from encoded tokens of which the first `prefix` are no patches.
 
-    cls: the first token. gap: the mean over patches, in float32. map: a probe's attention to all
+    cls: the first token. gap: the mean over patches, in float32. cls_gap: both, side by side. map: a probe's attention to all
     tokens, parameters in MAPHead_0 of the calling module. none: the patches themselves.
     """
     if kind == "cls":
         return tokens[:, 0]
     if kind == "gap":
         return tokens[:, prefix:].mean(axis=1, dtype=jnp.float32)
+    if kind == "cls_gap":
+        both = (pool_tokens(part, tokens, prefix, spec) for part in ("cls", "gap"))
+        return jnp.concatenate(list(both), axis=-1)
     if kind == "map":
         return AttentionPooling(spec, name="MAPHead_0")(tokens)
     return tokens[:, prefix:]
