@@ -44,11 +44,12 @@ def build_model(
     stride = _pair(model.patch_stride) or patch
     class_token = model.has_class_token
     spec = block_spec(model, size, width, platform)
+    stem = _stem(model, stages, spec.dtype)
     check_block("model", width, spec, platform)
     _check(model, width, patch, stride, class_token)
     scan = platform != "cpu" if model.scan is None else model.scan
     tower = ViT(
-        stem=_stem(model, stages, spec.dtype),
+        stem=stem,
         width=width,
         depth=depth,
         block=spec,
@@ -252,8 +253,8 @@ def _check(
         )
     if model.pool in ("cls", "cls_gap") and not class_token:
         raise InputError(
-            f"model.pool {model.pool!r} reads the class token, but model.class_token is False: use pool "
-            "'gap' or 'map', or keep the token."
+            f"model.pool {model.pool!r} reads the class token, but model.class_token is False: use "
+            "pool 'gap' or 'map', or keep the token."
         )
     if model.pool_norm and model.pool != "gap":
         raise InputError(

@@ -61,10 +61,10 @@ HYBRIDS = {
     "R50+{}/16": ((3, 4, 9), 1),
     "R50+{}/32": ((3, 4, 6, 3), 1),
 }
-"""By name, with a size in its braces: blocks of the stages of the ResNet before the Transformer, and
-the patch, in positions of its maps (Dosovitskiy 2021, Steiner 2022). Published are R+Ti/16, R26+S/32,
-R26+B/32, R50+B/16, R50+L/32. The first one's name says 16, but a position of its maps is 4 pixels
-wide, and so a patch 32."""
+"""By name, with a size in its braces: blocks of the stages of the ResNet before the Transformer,
+and the patch, in positions of its maps (Dosovitskiy 2021, Steiner 2022). Published are R+Ti/16,
+R26+S/32, R50+B/16 and R50+L/32. The first one's name says 16, but a position of its maps is 4
+pixels wide, and so a patch 32."""
 
 _VARIANT = re.compile(rf"({'|'.join(SIZES)})/([1-9]\d*)(?:x([1-9]\d*))?")
 _HYBRID = re.compile(rf"(R\d*\+)({'|'.join(SIZES)})(/\d+)")

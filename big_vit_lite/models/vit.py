@@ -1,6 +1,7 @@
 """The Vision Transformer (Dosovitskiy 2021): the whole model, with all that published ones vary.
 
-images [-> maps of a ResNet] -> patches -> + positions -> [class, registers, patches] -> blocks -> pooling -> logits
+images [-> a ResNet's maps] -> patches -> + positions -> [class, registers, patches] -> blocks
+-> pooling -> logits
 """
 
 import flax.linen as nn
@@ -121,9 +122,9 @@ class ViT(nn.Module):
             "unnormalized": (b, t, d) what leaves the blocks; "block00"...: (b, t, d) and
             "attention00"...: (b, heads, t, t), on request;
             "encoded": (b, t, d) after the last norm, and "encoded_patches": (b, n, d) of it;
-            "pooled": (b, d), or (b, 2 d) for pool "cls_gap"; "pre_logits": (b, d'); "head" and "head_dist": (b, classes), whose
-            mean the logits are, with a distillation token}. The t tokens are class, distillation,
-            registers, patches.
+            "pooled": (b, d), or (b, 2 d) for pool "cls_gap"; "pre_logits": (b, d'); "head" and
+            "head_dist": (b, classes), whose mean the logits are, with a distillation token}. The t
+            tokens are class, distillation, registers, patches.
 
         Raises:
             InputError: the images do not fit the patches or the parameters.

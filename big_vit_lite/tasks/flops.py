@@ -34,7 +34,9 @@ def train_flops(
         mlp_dim=model.block.mlp_dim,
         patches=patches,
         tokens=kept + model.class_token + model.distillation + model.registers,
-        patch_dim=model.patch[0] * model.patch[1] * (model.stem.features if model.stem else channels),
+        patch_dim=model.patch[0]
+        * model.patch[1]
+        * (model.stem.features if model.stem else channels),
         classes=model.classes * (1 + (model.distillation and model.distillation_head)),
         pool=model.pool,
         pre_logits=model.pre_logits,

@@ -5,8 +5,8 @@ How positions are resampled for other sizes is each library's own, and no file s
 
 from typing import Any
 
-from big_vit_lite.weights.sections import Sections
 from big_vit_lite.models.sizes import RESNETS
+from big_vit_lite.weights.sections import Sections
 from big_vit_lite.weights.sizes import image_sizes, resnet_sizes, stem_sizes, text_size
 
 MODEL = (

@@ -135,7 +135,9 @@ def hybrid_section(
     """
     patch = tuple(patch) if isinstance(patch, list | tuple) else (patch, patch)
     step = maps_stride(stages)
-    tower = image_section(size, patch, [n * side * step for n, side in zip(grid, patch, strict=True)])
+    tower = image_section(
+        size, patch, [n * side * step for n, side in zip(grid, patch, strict=True)]
+    )
     known = {(found, side): name for name, (found, side) in HYBRIDS.items()}
     name = known.get((tuple(stages), patch[0])) if patch[0] == patch[1] else None
     own = {} if name else {"stages": tuple(stages), "patch": patch}

@@ -5,7 +5,7 @@ from big_vit_lite.models.sizes import RESNETS, Size, parse_size, parse_variant
 
 
 def image_sizes(section: config.Model) -> tuple[Size, tuple[int, int]]:
-    """Size and patch of a Vision Transformer; of a hybrid, the patch is in positions of its maps."""
+    """Size and patch of a Vision Transformer; a hybrid's patch is in positions of its maps."""
     size, patch, _ = parse_variant(section.variant)
     if section.patch is not None:
         patch = (section.patch,) * 2 if isinstance(section.patch, int) else section.patch

@@ -86,18 +86,23 @@ def load(name: str, arrays: dict[str, np.ndarray]) -> weights.Loaded:
         return weights.load(path, known=KNOWN.get(name[:3]))
 
 
-def run(sections: Sections, params: dict, arrays: dict, case: str) -> dict[str, np.ndarray]:
-    """Everything that the model makes of a case's inputs, by the goldens' names."""
+def run(
+    sections: Sections, params: dict, arrays: dict, case: str, tower: str = ""
+) -> dict[str, np.ndarray]:
+    """Everything that the model, or one tower of a pair, img or txt, makes of a case's inputs, by
+    the goldens' names."""
     model = sections.build("cpu", remat="none", scan=False)
     images = arrays[f"{case}/images"]
     variables = {"params": params}
     if sections.family == "vit":
         logits, out = model.apply(variables, images, capture=("blocks",))
         return out | {"logits": logits}
-    tokens = arrays[f"{case}/tokens"]
+    images = None if tower == "txt" else images
+    tokens = None if tower == "img" else arrays[f"{case}/tokens"]
     embeddings, out = model.apply(variables, images, tokens, capture=("blocks",))
-    out |= {"img/features": embeddings.image, "txt/features": embeddings.text}
-    return out | {"logits": embeddings.logits()}
+    features = {"img/features": embeddings.image, "txt/features": embeddings.text}
+    out |= {name: x for name, x in features.items() if x is not None}
+    return out if tower else out | {"logits": embeddings.logits()}
 
 
 def params_for(loaded: weights.Loaded, case: str) -> dict:
@@ -116,13 +121,16 @@ def params_for(loaded: weights.Loaded, case: str) -> dict:
     return jax.tree_util.tree_map_with_path(scaled, loaded.params)
 
 
-def errors(sections: Sections, params: dict, arrays: dict, case: str) -> dict[str, float]:
-    """Largest difference of each recorded output, relative to its largest value."""
-    out = run(sections, params, arrays, case)
+def errors(
+    sections: Sections, params: dict, arrays: dict, case: str, tower: str = ""
+) -> dict[str, float]:
+    """Largest difference of each recorded output, of all or one tower's, relative to its largest
+    value."""
+    out = run(sections, params, arrays, case, tower)
     found = {}
     for name, reference in arrays.items():
         name = name.removeprefix(f"{case}/") if name.startswith(f"{case}/") else ""
-        if name and name not in ("images", "tokens"):
+        if name and name not in ("images", "tokens") and name.startswith(tower):
             ours = np.asarray(out[name], np.float32)
             assert ours.shape == reference.shape, (name, ours.shape, reference.shape)
             found[name] = float(np.abs(ours - reference).max() / np.abs(reference).max())

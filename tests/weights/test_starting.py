@@ -32,8 +32,10 @@ def parts_for(path, rules=(), side=(16, 16), classes=7, **model):
 def started(parts):
     assembly.check_init(parts.run)
     abstract = jax.eval_shape(parts.task.init, jax.random.key(0))
-    fresh = jax.jit(parts.task.init, out_shardings=parallel.state_shardings(abstract, parts.mesh))
-    fresh = fresh(jax.random.key(0))
+    shardings = parallel.state_shardings(abstract, parts.mesh)
+    rng = np.random.default_rng(0)  # initial values need no compiled step here
+    drawn = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(x.dtype), abstract)
+    fresh = jax.device_put(drawn, shardings)
     params, told = assembly.init_params(parts, fresh)
     return params, told, fresh
 

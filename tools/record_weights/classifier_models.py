@@ -1,5 +1,8 @@
-"""Classifiers of transformers that read more, or less, than others: DINOv2's the class token and the
-mean patch, DeiT's of one head the class token alone, beside its distillation token."""
+"""Classifiers of transformers that read more, or less, than others.
+
+DINOv2's read the class token and the mean patch, DeiT's of one head the class token alone, beside
+its distillation token.
+"""
 
 from common import CLASSES, Arrays
 from transformers_models import EAGER, TOWER, _record
@@ -11,7 +14,9 @@ def _dinov2(seed: int, kind: str, **fields) -> Arrays:
     import transformers as hf
 
     sizes = {k: x for k, x in TOWER.items() if k != "intermediate_size"}
-    about = getattr(hf, f"{kind}Config")(**sizes, mlp_ratio=2, num_labels=CLASSES, **fields, **EAGER)
+    about = getattr(hf, f"{kind}Config")(
+        **sizes, mlp_ratio=2, num_labels=CLASSES, **fields, **EAGER
+    )
     model = getattr(hf, f"{kind}ForImageClassification")(about)
     return _record(model, None, seed, LOGITS)
 

@@ -1,4 +1,4 @@
-"""Hybrids, a ResNet before the blocks: vision_transformer's .npz through timm's loader, and timm's own.
+"""Hybrids, a ResNet before the blocks: vision_transformer's .npz by timm's loader, and timm's own.
 
 timm computes with another epsilon than vision_transformer does (models_resnet.py there): 1e-5 in
 group norms, where flax has 1e-6, and 1e-8 beside the variance of a kernel, where it is 1e-5 beside

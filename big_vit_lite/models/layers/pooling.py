@@ -30,8 +30,9 @@ def pool_tokens(
 ) -> Float[Array, "b d"] | Float[Array, "b n-prefix d"]:
     """What the head reads, from encoded tokens of which the first `prefix` are no patches.
 
-    cls: the first token. gap: the mean over patches, in float32. cls_gap: both, side by side. map: a probe's attention to all
-    tokens, parameters in MAPHead_0 of the calling module. none: the patches themselves.
+    cls: the first token. gap: the mean over patches, in float32. cls_gap: both, side by side.
+    map: a probe's attention to all tokens, parameters in MAPHead_0 of the calling module. none: the
+    patches themselves.
     """
     if kind == "cls":
         return tokens[:, 0]

@@ -1,8 +1,10 @@
-"""The ResNet of hybrids, from whose maps patches are cut (Dosovitskiy 2021, section 3.1): BiT's, with
-group norms and standardised kernels (Kolesnikov 2020), but with its norms behind the convolutions.
+"""The ResNet of hybrids, from whose maps patches are cut (Dosovitskiy 2021, section 3.1).
 
-images -> 7x7 convolution and maximum, 1/4 of the side -> stages of bottlenecks, half of it from each
-to the next
+It is BiT's, with group norms and standardised kernels (Kolesnikov 2020), but with its norms behind
+the convolutions.
+
+images -> 7x7 convolution and maximum, 1/4 of the side -> stages of bottlenecks, each but the first
+halves it
 """
 
 import dataclasses
@@ -64,8 +66,8 @@ class StemSpec:
             if size % (step * side) or not size:
                 near = max(1, round(size / (step * side))) * step * side
                 raise InputError(
-                    f"The image {name} {size} is not a multiple of {step * side}, the pixels that a "
-                    f"patch of this hybrid is wide: use {near} pixels, or another model.variant."
+                    f"The image {name} {size} is not a multiple of {step * side}, the pixels that "
+                    f"a patch of this hybrid is wide: use {near} pixels, or another model.variant."
                 )
         return image_size[0] // step, image_size[1] // step
 

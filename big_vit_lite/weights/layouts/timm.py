@@ -262,7 +262,7 @@ def _pretrained(model: config.Model, found: Preprocessing | None) -> dict[str, A
 
 
 VIT = Layout(
-    "L15", "timm", "timm ViT, hybrids, DeiT III, DINOv2, and towers of CLIP and SigLIP", fits(False),
+    "L15", "timm", "timm ViT, hybrids, DeiT III, DINOv2, towers of CLIP and SigLIP", fits(False),
     describe, rules, configs=configs,
 )  # fmt: skip
 DEIT = Layout(

@@ -90,7 +90,9 @@ def configs(kind: str):
         del about["intermediate_size"]
         about |= hf.labels(model.classes) | {
             "model_type": kind,
-            "architectures": [f"{CLASSES[kind]}{'ForImageClassification' if model.classes else 'Model'}"],
+            "architectures": [
+                f"{CLASSES[kind]}{'ForImageClassification' if model.classes else 'Model'}"
+            ],
             "mlp_ratio": _ratio(size.width, size.mlp_dim, gated),
             "use_swiglu_ffn": gated,
             "qkv_bias": model.qkv_bias,

@@ -1,4 +1,4 @@
-"""transformers' ViT and DeiT: without head, with its pooler, with a classifier or DeiT's one or two."""
+"""transformers' ViT and DeiT: without head, with its pooler, with a classifier or DeiT's two."""
 
 from typing import Any
 
