@@ -1,6 +1,7 @@
 """Goldens of tools/record_weights: their files read by us, and outputs compared.
 
 Models run op by op, without jit: all are of the same few shapes, so that hardly anything compiles.
+But for ResNets.
 """
 
 import functools
@@ -15,6 +16,7 @@ import numpy as np
 from weights import torch_format
 
 from big_vit_lite import weights
+from big_vit_lite.models.sizes import RESNETS
 from big_vit_lite.weights.sections import Sections
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -99,10 +101,17 @@ def run(
         return out | {"logits": logits}
     images = None if tower == "txt" else images
     tokens = None if tower == "img" else arrays[f"{case}/tokens"]
-    embeddings, out = model.apply(variables, images, tokens, capture=("blocks",))
+    apply = whole(model) if sections.model.variant in RESNETS and not tower else model.apply
+    embeddings, out = apply(variables, images, tokens, capture=("blocks",))
     features = {"img/features": embeddings.image, "txt/features": embeddings.text}
     out |= {name: x for name, x in features.items() if x is not None}
     return out if tower else out | {"logits": embeddings.logits()}
+
+
+@functools.cache
+def whole(model):
+    """Compiled in one piece: a ResNet's shapes are no other model's."""
+    return jax.jit(model.apply, static_argnames="capture")
 
 
 def params_for(loaded: weights.Loaded, case: str) -> dict:

@@ -129,12 +129,20 @@ def test_from_one_layout_to_another(name, layout, tmp_path):
         ("L17-registers", "timm", "have no position for the class token: add the first row"),
         ("L15-hybrid", "timm", "timm names hybrids by architecture, and has none of (2, 1) blocks"),
         ("L01-hybrid", "timm", "timm names hybrids by architecture, and has none of (2, 1) blocks"),
-        ("L01-root", "timm", "cannot say model.stem_norm_eps 1e-06; model.stem_standardize dev"),
-        ("L15-root", "vit-jax", "cannot say model.stem_norm_eps 1e-05; model.stem_standardize va"),
+        (
+            "L01-root",
+            "timm",
+            "; model.stem_norm_eps 1e-06; model.stem_standardize deviation: whoever",
+        ),
+        (
+            "L15-root",
+            "vit-jax",
+            "; model.stem_norm_eps 1e-05; model.stem_standardize variance: who",
+        ),
         ("L01-hybrid", "transformers-vit", "has no place for stem/block1/unit1/conv1/kernel, "),
         ("L13-classifier", "timm", "timm has no ViT with a head of the class token and the mean p"),
         ("L10-single", "timm-deit", "and none with a distillation token and one head: choose"),
-        ("L13-classifier", "transformers-vit", "cannot say model.pool cls_gap"),
+        ("L13-classifier", "dinov2", "are not written here"),
         ("L15-clip", "vit-jx", "is no layout of weights; did you mean 'vit-jax'?"),
     ],
 )

@@ -18,7 +18,6 @@ import sys
 import numpy as np
 from common import GOLDENS, open_torchvision, origin
 
-
 TOLERANCE = 1e-5
 
 
