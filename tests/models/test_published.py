@@ -11,12 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import recorded
 
 from big_vit_lite import config, models
-from big_vit_lite.weights.layouts import transformers_vit
-from big_vit_lite.weights.loading import nested
-from big_vit_lite.weights.rules import read
-from big_vit_lite.weights.sections import Sections
+from big_vit_lite.weights import Sections
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEPTH, HEADS, CLASSES = 3, 4, 7
@@ -54,10 +52,9 @@ def golden() -> dict[str, np.ndarray]:
 def our_tree(arrays: dict[str, np.ndarray], prefix: str) -> dict:
     """Our parameters from transformers' file names below `prefix`, its pooler as pre_logits."""
     theirs = {k.removeprefix(prefix): x for k, x in arrays.items() if k.startswith(prefix)}
-    rules = transformers_vit.rules(Sections(RIGHT), {"prefix": "vit."})
-    leaves, unknown = read(rules, theirs)
-    assert set(unknown) <= {"cotangent"}
-    return nested(leaves)
+    theirs.pop("cotangent", None)
+    theirs = {f"file/{name}": x for name, x in theirs.items()}
+    return recorded.tree(theirs, "transformers-vit", Sections(RIGHT), prefix="vit.")
 
 
 @functools.cache

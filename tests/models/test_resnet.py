@@ -236,6 +236,7 @@ def test_initial_values():
         ((64, 64, 3), {"heads": 3}, "model.width 64 does not divide by model.heads 3"),
         ((64, 64, 3), {"width": 3, "heads": 4}, "width 3 of a ResNet must be even: use 4"),
         ((64, 64, 3), {"variant": "S/16"}, "model.stages is for ResNets and hybrids, and model.v"),
+        ((64, 64, 3), {"stages": (1, 1, 1)}, "model.stages of a ResNet are 4 numbers, such as"),
         ((64, 64, 3), {"variant": "RN51", "stages": None}, "did you mean 'RN50'"),
     ],
     ids=str,
