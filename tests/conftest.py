@@ -1,6 +1,5 @@
 """Every test sees 8 CPU devices, so that meshes and shardings are exercised wherever it runs."""
 
-import importlib.metadata
 import os
 import tempfile
 
@@ -8,9 +7,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile much and run little: leaving LLVM's optimisations out halves their time. It changes
 # machine code only, not the program whose memory and collectives tests look at.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
-if importlib.metadata.version("jaxlib").startswith("0.10."):
-    # So does the older emitter of machine code, for single operations. Later ones lack the flag.
-    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 # Commands that tests start find what others compiled, and the user's own cache stays as it is.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="big_vit_lite-xla-")
 
