@@ -11,7 +11,6 @@ from jax.sharding import Mesh
 
 from big_vit_lite import checkpoint, config, data, evals, models, parallel, tasks, weights
 from big_vit_lite.models.layers import positions
-from big_vit_lite.models.layers.patches import patch_grid
 
 
 class Parts(NamedTuple):
@@ -53,11 +52,7 @@ def check_eval_images(parts: Parts, evaluation: evals.Scheduled) -> None:
             f"{parts.run.model.channels}; its transform wants "
             f"decode(channels={parts.run.model.channels})."
         )
-    tower = models.image_tower(parts.model)
-    if isinstance(tower, models.ResNet):
-        models.resnet_grid((height, width))
-    else:
-        patch_grid((height, width), tower.patch, tower.patch_stride, tower.drop_edge)
+    models.image_tower(parts.model).grid((height, width))
 
 
 def assemble_step(run: config.Run, mesh: Mesh, batches: Any) -> Parts:
@@ -116,11 +111,7 @@ def earlier_tasks(parts: Parts) -> list[tuple[int, Any]]:
                 f"step {before:,}; give them in order."
             )
         before = last
-        tower = models.image_tower(parts.model)
-        if isinstance(tower, models.ResNet):
-            models.resnet_grid(size)
-        else:
-            patch_grid(size, tower.patch, tower.patch_stride, tower.drop_edge)
+        models.image_tower(parts.model).grid(size)
         found.append((last, parts.task.at_size(size)))
     return found
 

@@ -76,7 +76,7 @@ def transforms(run: Run) -> Iterator[Fault]:
 
 def images(run: Run) -> Iterator[Fault]:
     """Images divide into patches: those that train, and those evaluated, at whatever size."""
-    from big_vit_lite.models import parse_variant
+    from big_vit_lite.models.sizes import maps_stride, parse_variant
 
     if faults := list(_without_image(run)):
         yield from faults
@@ -91,10 +91,13 @@ def images(run: Run) -> Iterator[Fault]:
     if run.model.drop_edge:
         return  # pixels that fill no patch are left out
     try:
-        patch = _pair(run.model.patch) or parse_variant(run.model.variant).patch
+        _, patch, stages = parse_variant(run.model.variant)
     except InputError:
         return  # a ResNet has none, and of all else `sizes` says so
+    patch = _pair(run.model.patch) or patch
     stride = _pair(run.model.patch_stride) or patch
+    step = maps_stride(stages if run.model.stages is None else run.model.stages)
+    patch, stride = (tuple(step * side for side in pair) for pair in (patch, stride))
     if any(step > side for step, side in zip(stride, patch, strict=True)):
         wanted = f"is more than the patch, {_times(patch)}: pixels between patches would be lost"
         yield Fault("model.patch_stride", wanted, run.model.patch_stride, _PATCHES)

@@ -33,7 +33,8 @@ class Model(Section):
 
     variant: str = Field("B/16", min_length=1)
     """Size and patch, as in the papers: mu, Ti, S, M, B, L, So400m, H, g, g-opt, G, G-opt or e,
-    a slash, the patch's side in pixels. The four fields below override its sizes. Or one of CLIP's
+    a slash, the patch's side in pixels. The four fields below override its sizes. Or a hybrid, with
+    a ResNet before its blocks: R+Ti/16, R26+S/32, R50+B/16, R50+L/32 and the like. Or one of CLIP's
     ResNets, for task contrastive: RN50, RN101, RN50x4, RN50x16, RN50x64."""
     width: Natural | None = None
     """Features of a token; none: the variant's. Must divide by heads. Parameters and time grow
@@ -44,15 +45,25 @@ class Model(Section):
     """Attention heads of a block, width/heads features each; none: the variant's."""
     mlp_dim: Natural | None = None
     """Hidden features of a block's MLP; none: the variant's (mostly 4 x width)."""
-    stages: tuple[Natural, Natural, Natural, Natural] | None = None
-    """Blocks of a ResNet's four stages; none: the variant's. For ResNets, width is the stem's,
-    which grows to 32 times of it, and heads are the attention pool's."""
+    stages: tuple[Natural, ...] | None = None
+    """Blocks of each stage of a ResNet, four of CLIP's, or of a hybrid's; none: the variant's. For
+    ResNets, width is the stem's, which grows to 32 times of it, and heads are the attention
+    pool's."""
+    stem_width: Natural | None = None
+    """Features of the first convolution of a hybrid's ResNet, a multiple of 32; none: 64."""
+    stem_norm_eps: float = Field(1e-6, gt=0)
+    """Added to the variance in the group norms of a hybrid's ResNet: 1e-6 in vision_transformer,
+    1e-5 in timm. Must match loaded weights."""
+    stem_standardize: Literal["deviation", "variance"] = "deviation"
+    """What standardised kernels of a hybrid's ResNet are divided by: their deviation + 1e-5
+    (vision_transformer), or the root of their variance + 1e-8 (timm). Must match loaded weights."""
     batch_norm: Literal["frozen", "batch"] = "frozen"
     """Statistics of a ResNet's norms while training: the stored ones, which then never change, or
     the batch's, of all devices together. Evaluation takes the stored ones."""
     patch: Natural | Pair | None = None
     """Patch side in pixels, or (height, width); none: the variant's. Halving it makes four
-    times the tokens: finer, and four times the time or more."""
+    times the tokens: finer, and four times the time or more. Of hybrids, in positions of the
+    ResNet's maps, 4 pixels and twice as many with each stage behind the first."""
     patch_stride: Natural | Pair | None = None
     """Pixels from patch to patch; none: the patch itself. Smaller makes patches overlap and
     tokens more."""
@@ -72,14 +83,15 @@ class Model(Section):
     classes: Natural | None = None
     """Outputs of the head; none: the number of class names of data.train. Set it to keep a head
     that has more."""
-    pool: Literal["cls", "gap", "map", "none"] = "cls"
-    """What becomes the image's features: the class token, the mean of the patch tokens, an
-    attention pool with a learned query, or all tokens as they are."""
+    pool: Literal["cls", "gap", "cls_gap", "map", "none"] = "cls"
+    """What becomes the image's features: the class token, the mean of the patch tokens, both side
+    by side (twice the width, as DINOv2's classifiers have them), an attention pool with a learned
+    query, or all tokens as they are."""
     pool_norm: bool = False
     """For pool gap: the last norm after the mean instead of before it, as models of timm with
     fc_norm and MAE's fine-tuned ones have it."""
     class_token: bool | None = None
-    """Whether a class token is prepended; none: only for pool cls."""
+    """Whether a class token is prepended; none: only for pool cls and cls_gap."""
     positions: Literal["learned", "sincos2d", "sincos2d_mae", "none"] = "learned"
     """Position embedding: a trained table; fixed sines in MoCo v3's order (big_vision) or in
     MAE's; or none. Sines train a little faster on short schedules."""
@@ -110,6 +122,8 @@ class Model(Section):
     distillation: bool = False
     """A second class token with a head of its own, which learns from a teacher (DeiT, Touvron
     2021); the logits are the mean of both heads'."""
+    distillation_head: bool = True
+    """Whether that token has its head; false for weights of DeiT with the class token's alone."""
     pre_norm: bool = False
     """Layer norm of the tokens before the first block, as in CLIP."""
     activation: Literal["erf", "tanh", "quick", "swiglu"] = "tanh"
@@ -159,3 +173,8 @@ class Model(Section):
     attention: Literal["auto", "reference", "xla", "cudnn"] = "auto"
     """Which attention computes; auto: the fastest that the device has. reference also gives the
     attention maps."""
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether a class token is prepended."""
+        return self.pool in ("cls", "cls_gap") if self.class_token is None else self.class_token

@@ -297,8 +297,8 @@ def _tokens(run: Run) -> Iterator[Fault]:
     if model.pool == "none" and run.task.name == "classification":
         wanted = "task classification wants one vector an image; pool cls, gap or map"
         yield Fault("model.pool", wanted, "none", ("task.name",))
-    if model.pool == "cls" and model.class_token is False:
-        wanted = "pool cls needs the class token; leave it none, or pool otherwise"
+    if model.pool in ("cls", "cls_gap") and model.class_token is False:
+        wanted = f"pool {model.pool} needs the class token; leave it none, or pool otherwise"
         yield Fault("model.class_token", wanted, False, ("model.pool",))
     if model.max_patches is not None:
         wanted = "is for published weights that are loaded; training takes images of one size: "

@@ -7,6 +7,7 @@ import importlib
 
 _HOME = {
     "SIZES": "sizes",
+    "maps_stride": "sizes",
     "parse_variant": "sizes",
     "ViT": "vit",
     "MAE": "mae",

@@ -6,7 +6,7 @@ from big_vit_lite import config
 from big_vit_lite.config import InputError
 from big_vit_lite.models.layers.attention import choose_attention
 from big_vit_lite.models.layers.blocks import BlockSpec
-from big_vit_lite.models.layers.patches import patch_grid
+from big_vit_lite.models.layers.stem import GROUPS, StemSpec
 from big_vit_lite.models.naflex import NaFlexViT
 from big_vit_lite.models.resnet import ResNet, resnet_grid
 from big_vit_lite.models.sizes import RESNETS, Size, parse_variant
@@ -17,6 +17,8 @@ RESNET_FIELDS = (
     "dtype", "remat", "attention", "init", "scan",
 )  # fmt: skip
 """Fields of the section that mean something for a ResNet, or change nothing."""
+STEM_FIELDS = ("stages", "stem_width", "stem_norm_eps", "stem_standardize")
+"""Fields of the section that mean something for a hybrid only, or a ResNet."""
 
 
 def build_model(
@@ -37,24 +39,20 @@ def build_model(
     platform = platform or jax.default_backend()
     if model.variant in RESNETS:
         return _build_resnet(model, image_shape, classes, platform)
-    if model.stages is not None:
-        raise InputError(
-            f"model.stages is for ResNets, and model.variant is {model.variant!r}: leave it none, "
-            "or set model.depth."
-        )
-    size, patch = parse_variant(model.variant)
+    size, patch, stages = parse_variant(model.variant)
     width, depth = model.width or size.width, model.depth or size.depth
     patch = _pair(model.patch) or patch
     stride = _pair(model.patch_stride) or patch
-    class_token = model.pool == "cls" if model.class_token is None else model.class_token
+    class_token = model.has_class_token
     spec = block_spec(model, size, width, platform)
+    stem = _stem(model, stages, spec.dtype)
     check_block("model", width, spec, platform)
     _check(model, width, patch, stride, class_token)
-    grid = patch_grid(image_shape[:2], patch, stride, model.drop_edge)
     scan = platform != "cpu" if model.scan is None else model.scan
     if model.max_patches is not None:
-        _check_naflex(model, patch, stride, class_token)
-    return (ViT if model.max_patches is None else NaFlexViT)(
+        _check_naflex(model, patch, stride, class_token, stem)
+    tower = (ViT if model.max_patches is None else NaFlexViT)(
+        stem=stem,
         width=width,
         depth=depth,
         block=spec,
@@ -68,14 +66,14 @@ def build_model(
         pool_norm=model.pool_norm,
         class_token=class_token,
         positions=model.positions,
-        position_grid=_pair(model.position_grid)
-        or (grid if model.positions == "learned" else None),
+        position_grid=_pair(model.position_grid),
         class_position=model.class_position,
         position_std=_position_std(model, width),
         position_resample=model.position_resample,
         position_offset=model.position_offset,
         registers=model.registers,
         distillation=model.distillation,
+        distillation_head=model.distillation_head,
         pre_norm=model.pre_norm,
         stochastic_depth=model.stochastic_depth,
         patch_dropout=model.patch_dropout,
@@ -84,6 +82,38 @@ def build_model(
         head_bias=model.head_bias,
         remat=choose_remat(model.remat, scan, platform),
         scan=scan,
+    )
+    grid = tower.grid(tuple(image_shape[:2]))
+    own = model.positions == "learned" and tower.position_grid is None
+    return tower.clone(position_grid=grid) if own else tower
+
+
+def _stem(model: config.Model, stages: tuple[int, ...] | None, dtype: str) -> StemSpec | None:
+    """The ResNet of a hybrid; None for a model that looks at the image itself."""
+    defaults = config.Model()
+    given = [x for x in STEM_FIELDS if getattr(model, x) != getattr(defaults, x)]
+    if stages is None and given:
+        raise InputError(
+            f"model.{given[0]} is for ResNets and hybrids, and model.variant is {model.variant!r}: "
+            "leave it out, or take a variant such as 'R50+B/16'."
+        )
+    if stages is None:
+        return None
+    if model.drop_edge:
+        raise InputError("model.drop_edge is not for hybrids, whose ResNet pads: leave it false.")
+    width = model.stem_width or StemSpec.width
+    if width % GROUPS:
+        raise InputError(
+            f"model.stem_width {width} does not divide into {GROUPS} groups: use "
+            f"{max(1, round(width / GROUPS)) * GROUPS}."
+        )
+    return StemSpec(
+        stages=stages if model.stages is None else model.stages,
+        width=width,
+        norm_eps=model.stem_norm_eps,
+        standardize=model.stem_standardize,
+        dtype=dtype,
+        remat=model.remat == "full",
     )
 
 
@@ -163,11 +193,14 @@ def _build_resnet(
     if width % 2:
         raise InputError(f"model.width {width} of a ResNet must be even: use {width + 1}.")
     resnet_grid(image_shape[:2])
+    stages = model.stages or size.stages
+    if len(stages) != 4:
+        raise InputError(f"model.stages of a ResNet are 4 numbers, such as {size.stages}.")
     dtype = compute_dtype(model.dtype, platform)
     attention = choose_attention(model.attention, platform, dtype, width * 32 // heads)
     check_attention("model", attention, dtype, platform)
     return ResNet(
-        stages=model.stages or size.stages,
+        stages=stages,
         width=width,
         heads=heads,
         image_shape=tuple(image_shape),
@@ -221,10 +254,10 @@ def _check(
             f"model.patch_stride {stride} is larger than the patch {patch}, pixels would be lost: "
             "use a stride of at most the patch."
         )
-    if model.pool == "cls" and not class_token:
+    if model.pool in ("cls", "cls_gap") and not class_token:
         raise InputError(
-            "model.pool 'cls' reads the class token, but model.class_token is False: use pool "
-            "'gap' or 'map', or keep the token."
+            f"model.pool {model.pool!r} reads the class token, but model.class_token is False: use "
+            "pool 'gap' or 'map', or keep the token."
         )
     if model.pool_norm and model.pool != "gap":
         raise InputError(
@@ -243,12 +276,17 @@ def _check(
 
 
 def _check_naflex(
-    model: config.Model, patch: tuple[int, int], stride: tuple[int, int], class_token: bool
+    model: config.Model,
+    patch: tuple[int, int],
+    stride: tuple[int, int],
+    class_token: bool,
+    stem: StemSpec | None,
 ) -> None:
     """Raises InputError on what images of any shape (model.max_patches) cannot have."""
     rules = ("bilinear_antialiased", "bilinear")
     faults = {
         "a class token": class_token,
+        "a hybrid's ResNet": stem is not None,
         "model.registers": model.registers,
         "model.distillation": model.distillation,
         "model.patch_dropout": model.patch_dropout,

@@ -156,6 +156,10 @@ class ResNet(nn.Module):
         """One image, to make parameters for."""
         return jnp.zeros((1, *self.image_shape))
 
+    def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the last stage; raises InputError as `resnet_grid`."""
+        return resnet_grid(image_size)
+
     @property
     def output_features(self) -> int:
         """Features of an image where no other number is asked for."""

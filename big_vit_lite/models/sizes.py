@@ -55,28 +55,56 @@ RESNETS = {
 }
 """Radford 2021, for images of 224, 224, 288, 384 and 448 pixels."""
 
+HYBRIDS = {
+    "R+{}/16": ((), 8),
+    "R26+{}/32": ((2, 2, 2, 2), 1),
+    "R50+{}/16": ((3, 4, 9), 1),
+    "R50+{}/32": ((3, 4, 6, 3), 1),
+}
+"""By name, with a size in its braces: blocks of the stages of the ResNet before the Transformer,
+and the patch, in positions of its maps (Dosovitskiy 2021, Steiner 2022). Published are R+Ti/16,
+R26+S/32, R50+B/16 and R50+L/32. The first one's name says 16, but a position of its maps is 4
+pixels wide, and so a patch 32."""
+
 _VARIANT = re.compile(rf"({'|'.join(SIZES)})/([1-9]\d*)(?:x([1-9]\d*))?")
+_HYBRID = re.compile(rf"(R\d*\+)({'|'.join(SIZES)})(/\d+)")
 
 
 class Variant(NamedTuple):
-    """A size and its patch, (height, width) in pixels."""
+    """A size and its patch, (height, width) in pixels.
+
+    Hybrids have `stages`, the blocks of their ResNet's stages, and their patch is in positions of
+    the ResNet's maps.
+    """
 
     size: Size
     patch: tuple[int, int]
+    stages: tuple[int, ...] | None = None
+
+
+def maps_stride(stages: tuple[int, ...] | None) -> int:
+    """Pixels of the image's side for one position of what patches are cut from: maps of a ResNet
+    with these stages, or the image itself."""
+    return 1 if stages is None else 4 * 2 ** max(0, len(stages) - 1)
 
 
 def parse_variant(text: str) -> Variant:
-    """Reads "B/16", or "B/16x8" for patches 16 high and 8 wide.
+    """Reads "B/16", "B/16x8" for patches 16 high and 8 wide, or "R50+B/16" for a hybrid.
 
     Raises:
         InputError: no such variant; the message names the nearest one.
     """
+    hybrid = _HYBRID.fullmatch(text)
+    if hybrid and (known := HYBRIDS.get("{}".join(hybrid.group(1, 3)))):
+        stages, patch = known
+        return Variant(SIZES[hybrid[2]], (patch, patch), stages)
     match = _VARIANT.fullmatch(text)
     if match is None:
         raise InputError(
             f"model.variant: {text!r} is not SIZE/PATCH; did you mean {_nearest(text)!r}? "
             f"Sizes are {', '.join(SIZES)}; the patch is in pixels, as in 'B/16' or 'B/16x8'. "
-            f"ResNets are {', '.join(RESNETS)}."
+            f"Hybrids are {', '.join(x.format('SIZE') for x in HYBRIDS)}; ResNets are "
+            f"{', '.join(RESNETS)}."
         )
     name, height, width = match.groups()
     return Variant(SIZES[name], (int(height), int(width or height)))
@@ -99,7 +127,8 @@ def parse_size(text: str, key: str) -> Size:
 def _nearest(text: str) -> str:
     patch = re.search(r"[1-9]\d*(x[1-9]\d*)?$", text)
     names = [f"{size}/{patch.group() if patch else 16}" for size in SIZES]
-    return _most_like(text, [*names, *RESNETS])
+    hybrids = [name.format(size) for name in HYBRIDS for size in SIZES]
+    return _most_like(text, [*names, *RESNETS, *hybrids])
 
 
 def _most_like(text: str, names: Iterable[str]) -> str:

@@ -1,6 +1,7 @@
 """The Vision Transformer (Dosovitskiy 2021): the whole model, with all that published ones vary.
 
-images -> patches -> + positions -> [class, registers, patches] -> blocks -> pooling -> logits
+images [-> a ResNet's maps] -> patches -> + positions -> [class, registers, patches] -> blocks
+-> pooling -> logits
 """
 
 import flax.linen as nn
@@ -12,9 +13,10 @@ from big_vit_lite.config import InputError
 from big_vit_lite.models.layers.blocks import BlockSpec, Encoder
 from big_vit_lite.models.layers.linear import add_bias
 from big_vit_lite.models.layers.noise import dropout, patch_dropout
-from big_vit_lite.models.layers.patches import PatchEmbedding
+from big_vit_lite.models.layers.patches import PatchEmbedding, patch_grid
 from big_vit_lite.models.layers.pooling import pool_tokens
 from big_vit_lite.models.layers.positions import SINUSOIDS, resample
+from big_vit_lite.models.layers.stem import ResNetStem, StemSpec
 from big_vit_lite.parallel import constrain
 
 CAPTURES = ("blocks", "attention")
@@ -31,12 +33,15 @@ class ViT(nn.Module):
         image_shape: (height, width, channels) for which parameters are made; other sizes can be
             applied, the positions are resampled.
         classes: 0 for no head, the logits are then the head's input.
+        stem: of hybrids, the ResNet whose maps patches are cut from, parameters in `stem`; patches
+            and strides are then in positions of the maps. None: of the images.
         head_bias: start of the head's bias, None for none.
         drop_edge: pixels at the right and lower edge that fill no patch are left out, not refused.
         position_grid: rows and columns of the position table. None for sinusoids: the image's own.
         pool_norm: the norm behind the blocks comes after pooling; "encoded" is not normalised then.
         class_position: the learned table has first rows for the class and distillation tokens.
-        distillation: a token behind the class token, `dist`, with a head of its own, `head_dist`.
+        distillation: a token behind the class token, `dist`, with a head of its own, `head_dist`,
+            unless `distillation_head` says that it has none.
         pre_logits: features of a tanh layer before the head, 0 for none.
         block: what all blocks share, its compute dtype included.
     """
@@ -48,6 +53,7 @@ class ViT(nn.Module):
     patch_stride: tuple[int, int]
     image_shape: tuple[int, int, int]
     classes: int
+    stem: StemSpec | None = None
     patch_bias: bool = True
     drop_edge: bool = False
     pool: str = "cls"
@@ -61,6 +67,7 @@ class ViT(nn.Module):
     position_offset: float = 0.0
     registers: int = 0
     distillation: bool = False
+    distillation_head: bool = True
     pre_norm: bool = False
     stochastic_depth: float = 0.0
     patch_dropout: float = 0.0
@@ -76,10 +83,21 @@ class ViT(nn.Module):
         """One image, to make parameters for."""
         return jnp.zeros((1, *self.image_shape))
 
+    def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of patches in images of (height, width).
+
+        Raises:
+            InputError: images that do not divide into patches.
+        """
+        if self.stem is not None:
+            image_size = self.stem.grid(image_size, self.patch)
+        return patch_grid(image_size, self.patch, self.patch_stride, self.drop_edge)
+
     @property
     def output_features(self) -> int | None:
         """Features of an image before the head; None for pool "none", which has no such vector."""
-        return None if self.pool == "none" else self.pre_logits or self.width
+        pooled = self.width * (2 if self.pool == "cls_gap" else 1)
+        return None if self.pool == "none" else self.pre_logits or pooled
 
     @nn.compact
     def __call__(
@@ -101,15 +119,16 @@ class ViT(nn.Module):
 
         Returns:
             logits (b, classes), or (b, n, classes) for pool "none";
-            {"patches": (b, n, d) patch embeddings; "tokens": (b, t, d) what enters the blocks (or
+            {"root", "stage1"...: (b, h, w, c) maps of a hybrid's ResNet;
+            "patches": (b, n, d) patch embeddings; "tokens": (b, t, d) what enters the blocks (or
             the norm before them); "kept": (b, k) indices of the patches that entered, where they
             were not all;
             "unnormalized": (b, t, d) what leaves the blocks; "block00"...: (b, t, d) and
             "attention00"...: (b, heads, t, t), on request;
             "encoded": (b, t, d) after the last norm, and "encoded_patches": (b, n, d) of it;
-            "pooled": (b, d); "pre_logits": (b, d'); "head" and "head_dist": (b, classes), whose
-            mean the logits are, with a distillation token}. The t tokens are class, distillation,
-            registers, patches.
+            "pooled": (b, d), or (b, 2 d) for pool "cls_gap"; "pre_logits": (b, d'); "head" and
+            "head_dist": (b, classes), whose mean the logits are, with a distillation token}. The t
+            tokens are class, distillation, registers, patches.
 
         Raises:
             InputError: the images do not fit the patches or the parameters.
@@ -183,6 +202,9 @@ class ViT(nn.Module):
     ) -> tuple[Float[Array, "b t d"], dict[str, Array]]:
         """Patches with positions, behind the class token and the registers."""
         dtype, batch = self.block.dtype, images.shape[0]
+        grid, maps = self.grid(images.shape[1:3]), {}
+        if self.stem is not None:
+            images, maps = ResNetStem(self.stem, name="stem")(images)
         embedding = PatchEmbedding(
             self.width,
             self.patch,
@@ -194,10 +216,8 @@ class ViT(nn.Module):
             self.block.grad_dtype,
             name="embedding",
         )
-        patches = embedding(images)
-        grid = patches.shape[1:3]
-        patches = patches.reshape(batch, -1, self.width)
-        out = {"patches": patches}
+        patches = embedding(images).reshape(batch, -1, self.width)
+        out = maps | {"patches": patches}
         with jax.named_scope("positions"):
             patch_rows, class_rows = self._position_rows(grid)
             x = add_bias(patches, patch_rows, self.block.grad_dtype)
@@ -260,7 +280,7 @@ class ViT(nn.Module):
         out["pre_logits"] = x
         if self.classes:
             x = self._head("head")(x)
-            if self.distillation:
+            if self.distillation and self.distillation_head:
                 out["head"], out["head_dist"] = x, self._head("head_dist")(encoded[:, 1])
                 x = (x + out["head_dist"]) / 2
         return constrain(x.astype(jnp.float32))

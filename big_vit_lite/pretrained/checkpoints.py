@@ -120,11 +120,13 @@ def _trained_size(run: config.Run, meta: dict[str, Any]) -> tuple[int, int] | No
     grid = meta.get("position_grid")
     if not grid or run.model.variant in models.RESNETS:
         return None
-    patch = run.model.patch or models.parse_variant(run.model.variant)[1]
+    _, patch, stages = models.parse_variant(run.model.variant)
+    patch = run.model.patch or patch
     patch = (patch, patch) if isinstance(patch, int) else patch
     stride = run.model.patch_stride or patch
     stride = (stride, stride) if isinstance(stride, int) else stride
-    return tuple(s * (n - 1) + p for n, s, p in zip(grid, stride, patch, strict=True))
+    step = models.maps_stride(stages if run.model.stages is None else run.model.stages)
+    return tuple(step * (s * (n - 1) + p) for n, s, p in zip(grid, stride, patch, strict=True))
 
 
 def _each(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

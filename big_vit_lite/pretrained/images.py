@@ -90,7 +90,7 @@ def preprocess(
                 made.append(reader.opened(image))
         except (OSError, ValueError) as error:
             raise InputError(f"{name} cannot be used: {files.why(error)}.") from None
-    if set(transform.specs()) == PATCHES:
+    if set(reader.transform.specs()) == PATCHES:
         return _patches(made, preprocessing)
     if len(shapes := {image.shape for image in made}) > 1:
         raise InputError(

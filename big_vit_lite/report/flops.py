@@ -20,6 +20,7 @@ def forward_flops(
     pool: str = "cls",
     pre_logits: int = 0,
     mlp_maps: int = 2,
+    stem: int = 0,
 ) -> int:
     """FLOPs of one image's forward pass.
 
@@ -31,9 +32,11 @@ def forward_flops(
         tokens: length of the sequence: patches, class tokens and registers.
         patch_dim: values in a patch, height x width x channels.
         classes: outputs, of all heads together; 0: no head.
-        pool: "map" has an attention head with an MLP (So400m, SigLIP), "none" a head a token.
+        pool: "map" has an attention head with an MLP (So400m, SigLIP), "none" a head a token,
+            "cls_gap" two vectors side by side.
         pre_logits: features of the layer before the head; 0: none.
         mlp_maps: linear maps of an MLP, 3 where one is a gate.
+        stem: FLOPs of what makes the maps that patches are cut from.
     """
     embed = 2 * patches * patch_dim * width
     projections = 2 * tokens * width * 4 * width  # query, key, value, out
@@ -44,8 +47,9 @@ def forward_flops(
         heads += 2 * width * 2 * width * (tokens + 1) + 2 * 2 * tokens * width
         heads += 2 * mlp_maps * width * mlp_dim
     outputs = tokens if pool == "none" else 1
-    heads += 2 * outputs * (width * pre_logits + (pre_logits or width) * classes)
-    return embed + depth * (projections + attention + mlp) + heads
+    pooled = 2 * width if pool == "cls_gap" else width
+    heads += 2 * outputs * (pooled * pre_logits + (pre_logits or pooled) * classes)
+    return stem + embed + depth * (projections + attention + mlp) + heads
 
 
 def train_flops(**sizes) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 
 from big_vit_lite import config, models, optim, report
 from big_vit_lite.models.layers.blocks import GATED
-from big_vit_lite.models.layers.patches import patch_grid
+from big_vit_lite.models.layers.stem import ResNetStem, StemSpec
 from big_vit_lite.tasks.model import build_model, image_shape
 
 
@@ -24,9 +24,8 @@ def train_flops(
     """
     if hasattr(model, "img"):
         return _two_tower_flops(run, spec, size)
-    rows, columns = patch_grid(
-        size or model.image_shape[:2], model.patch, model.patch_stride, model.drop_edge
-    )
+    size, channels = size or model.image_shape[:2], model.image_shape[2]
+    rows, columns = model.grid(tuple(size))
     patches = rows * columns
     kept = max(1, round(patches * (1 - model.patch_dropout)))  # what the blocks see in training
     return report.train_flops(
@@ -35,12 +34,22 @@ def train_flops(
         mlp_dim=model.block.mlp_dim,
         patches=patches,
         tokens=kept + model.class_token + model.distillation + model.registers,
-        patch_dim=model.patch[0] * model.patch[1] * model.image_shape[2],
-        classes=model.classes * (2 if model.distillation else 1),
+        patch_dim=model.patch[0]
+        * model.patch[1]
+        * (model.stem.features if model.stem else channels),
+        classes=model.classes * (1 + (model.distillation and model.distillation_head)),
         pool=model.pool,
         pre_logits=model.pre_logits,
         mlp_maps=3 if model.block.activation == GATED else 2,
+        stem=_stem_flops(model.stem, (1, *size, channels)) if model.stem else 0,
     )
+
+
+def _stem_flops(spec: StemSpec, shape: tuple[int, int, int, int]) -> int:
+    """Of the convolutions of a hybrid's ResNet, forwards."""
+    stem, images = ResNetStem(spec), jnp.zeros(shape)
+    variables = jax.eval_shape(stem.init, jax.random.key(0), images)
+    return report.count_flops(jax.make_jaxpr(stem.apply)(variables, images))
 
 
 def _two_tower_flops(run: config.Run, spec: dict[str, Any], size: tuple[int, int] | None) -> int:

@@ -5,8 +5,9 @@ How positions are resampled for other sizes is each library's own, and no file s
 
 from typing import Any
 
+from big_vit_lite.models.sizes import RESNETS
 from big_vit_lite.weights.sections import Sections
-from big_vit_lite.weights.sizes import image_sizes, text_size
+from big_vit_lite.weights.sizes import image_sizes, resnet_sizes, stem_sizes, text_size
 
 MODEL = (
     "patch_stride",
@@ -18,12 +19,14 @@ MODEL = (
     "positions",
     "registers",
     "distillation",
+    "distillation_head",
     "pre_norm",
     "activation",
     "norm_eps",
     "bias",
     "qkv_bias",
-    "stages",
+    "stem_norm_eps",
+    "stem_standardize",
     "image_size",
     "max_patches",
 )
@@ -69,15 +72,16 @@ def _derived(name: str, left: Any, right: Any) -> dict[str, tuple[Any, Any]]:
         return {}
     pairs = {
         "classes": tuple(x.classes or 0 for x in (left, right)),
-        "class_position": tuple(x.class_position or not _tokens(x) for x in (left, right)),
+        "class_position": tuple(x.class_position or not x.has_class_token for x in (left, right)),
         "layer_scale": tuple(x.layer_scale is not None for x in (left, right)),
-        "class_token": tuple(_tokens(x) for x in (left, right)),
+        "class_token": tuple(x.has_class_token for x in (left, right)),
         "head_bias": tuple(x.head_bias is not None or not x.classes for x in (left, right)),
     }
-    if left.stages is None and right.stages is None and not left.variant.startswith("RN"):
-        pairs["sizes"] = (image_sizes(left), image_sizes(right))
+    pairs["sizes"] = tuple(_sizes(x) for x in (left, right))
     return pairs
 
 
-def _tokens(model: Any) -> bool:
-    return model.pool == "cls" if model.class_token is None else model.class_token
+def _sizes(model: Any) -> tuple:
+    if model.variant in RESNETS:
+        return resnet_sizes(model)
+    return (*image_sizes(model), stem_sizes(model))

@@ -8,7 +8,14 @@ import jax
 
 from big_vit_lite import config, models
 from big_vit_lite.config import InputError
-from big_vit_lite.models.sizes import RESNETS, SIZES, ResNetSize, Size
+from big_vit_lite.models.sizes import (
+    HYBRIDS,
+    RESNETS,
+    SIZES,
+    ResNetSize,
+    Size,
+    maps_stride,
+)
 
 Shape = tuple[int, ...]
 
@@ -115,6 +122,34 @@ def image_section(
         **({} if name else _sizes(size)),
         **fields,
     )
+
+
+def hybrid_section(
+    size: Size,
+    patch: int | tuple[int, int],
+    stages: tuple[int, ...],
+    stem_width: int,
+    grid: tuple[int, int],
+    **fields: Any,
+) -> config.Model:
+    """The section of a hybrid for images of `grid` patches, by its published name where it has one.
+
+    Args:
+        patch: in positions of the ResNet's maps.
+    """
+    patch = tuple(patch) if isinstance(patch, list | tuple) else (patch, patch)
+    step = maps_stride(stages)
+    tower = image_section(
+        size, patch, [n * side * step for n, side in zip(grid, patch, strict=True)]
+    )
+    known = {(found, side): name for name, (found, side) in HYBRIDS.items()}
+    name = known.get((tuple(stages), patch[0])) if patch[0] == patch[1] else None
+    own = {} if name else {"stages": tuple(stages), "patch": patch}
+    variant = (name or next(iter(HYBRIDS))).format(tower.variant.split("/")[0])
+    if stem_width != 64:
+        own["stem_width"] = stem_width
+    found = tower.model_dump(exclude_defaults=True) | {"variant": variant} | own | fields
+    return config.Model(**found)
 
 
 def resnet_section(

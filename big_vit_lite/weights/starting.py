@@ -10,7 +10,10 @@ from big_vit_lite import checkpoint, config
 from big_vit_lite.config import InputError
 from big_vit_lite.weights.loading import Loaded, load
 
-AGREE = ("activation", "norm_eps", "pre_norm", "patch_bias", "pool_norm", "class_position")
+AGREE = (
+    "activation", "norm_eps", "pre_norm", "patch_bias", "pool_norm", "class_position",
+    "stem_norm_eps", "stem_standardize",
+)  # fmt: skip
 """Fields of section `model` without which the same parameters compute something else."""
 
 
@@ -70,8 +73,7 @@ def _check(run: config.Run, loaded: Loaded) -> None:
 
 def _harmless(name: str, run: config.Run) -> bool:
     """A row of the position table for a class token means nothing without one."""
-    token = run.model.pool == "cls" if run.model.class_token is None else run.model.class_token
-    return name == "class_position" and not token
+    return name == "class_position" and not run.model.has_class_token
 
 
 def _show(value: Any) -> str:

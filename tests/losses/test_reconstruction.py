@@ -11,7 +11,7 @@ from big_vit_lite.losses import reconstruction
 from big_vit_lite.models import patchify
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "weights" / "goldens"
-UNITS = {"L31-pretraining": False, "L31-own-units": True}
+UNITS = {"L21-pretraining": False, "L21-own-units": True}
 
 
 @pytest.mark.parametrize("name", UNITS)

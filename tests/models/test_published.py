@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import recorded
 
 from big_vit_lite import config, models
+from big_vit_lite.weights import Sections
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEPTH, HEADS, CLASSES = 3, 4, 7
@@ -48,59 +50,11 @@ def golden() -> dict[str, np.ndarray]:
 
 
 def our_tree(arrays: dict[str, np.ndarray], prefix: str) -> dict:
-    """Our parameters from transformers' file names below `prefix`."""
-    used = set()
-
-    def at(name: str) -> np.ndarray:
-        used.add(prefix + name)
-        return arrays[prefix + name]
-
-    def norm(name: str) -> dict:
-        return {"scale": at(f"{name}.weight"), "bias": at(f"{name}.bias")}
-
-    def dense(name: str) -> dict:
-        return {"kernel": at(f"{name}.weight").T, "bias": at(f"{name}.bias")}
-
-    def split(name: str) -> dict:
-        linear = dense(name)
-        kernel = linear["kernel"].reshape(linear["kernel"].shape[0], HEADS, -1)
-        return {"kernel": kernel, "bias": linear["bias"].reshape(HEADS, -1)}
-
-    def block(i: int) -> dict:
-        at_block = f"vit.encoder.layer.{i}"
-        out = dense(f"{at_block}.attention.output.dense")
-        out["kernel"] = out["kernel"].reshape(HEADS, -1, out["kernel"].shape[1])
-        attention = {
-            name: split(f"{at_block}.attention.attention.{name}")
-            for name in ("query", "key", "value")
-        }
-        return {
-            "LayerNorm_0": norm(f"{at_block}.layernorm_before"),
-            "LayerNorm_1": norm(f"{at_block}.layernorm_after"),
-            "MultiHeadDotProductAttention_0": attention | {"out": out},
-            "MlpBlock_0": {
-                "Dense_0": dense(f"{at_block}.intermediate.dense"),
-                "Dense_1": dense(f"{at_block}.output.dense"),
-            },
-        }
-
-    embeddings = "vit.embeddings"
-    tree = {
-        "cls": at(f"{embeddings}.cls_token"),
-        "pos_embedding": at(f"{embeddings}.position_embeddings"),
-        "embedding": {
-            "kernel": at(f"{embeddings}.patch_embeddings.projection.weight").transpose(2, 3, 1, 0),
-            "bias": at(f"{embeddings}.patch_embeddings.projection.bias"),
-        },
-        "Transformer": {f"encoderblock_{i}": block(i) for i in range(DEPTH)}
-        | {"encoder_norm": norm("vit.layernorm")},
-        "head": dense("classifier"),
-    }
-    left = {name for name in arrays if name.startswith(prefix)} - used
-    assert left <= {f"{prefix}vit.pooler.dense.{x}" for x in ("weight", "bias")} | {
-        f"{prefix}cotangent"
-    }
-    return tree
+    """Our parameters from transformers' file names below `prefix`, its pooler as pre_logits."""
+    theirs = {k.removeprefix(prefix): x for k, x in arrays.items() if k.startswith(prefix)}
+    theirs.pop("cotangent", None)
+    theirs = {f"file/{name}": x for name, x in theirs.items()}
+    return recorded.tree(theirs, "transformers-vit", Sections(RIGHT), prefix="vit.")
 
 
 @functools.cache
@@ -126,8 +80,9 @@ def errors(run, params: dict, golden: dict, case: str) -> dict[str, float]:
     return {name: error(out[name], golden[f"{case}/{name}"]) for name in SEEN}
 
 
-def parameters(golden: dict, case: str) -> dict:
+def parameters(golden: dict, case: str, pooler: bool = False) -> dict:
     params = our_tree(golden, "file/")
+    del params["head" if pooler else "pre_logits"]
     if case == "low_variance":
         for name in ("cls", "pos_embedding", "embedding"):
             params[name] = jax.tree.map(lambda x: x * 2.0**-17, params[name])
@@ -146,12 +101,7 @@ def assert_all_equal(golden: dict) -> None:
     # ViTModel's pooler is a tanh layer on the class token, our pre-logits layer.
     pooler = compiled(RIGHT.model_copy(update={"pre_logits": True}), classes=0)
     for case in CASES:
-        params = parameters(golden, case)
-        del params["head"]
-        params["pre_logits"] = {
-            "kernel": golden["file/vit.pooler.dense.weight"].T,
-            "bias": golden["file/vit.pooler.dense.bias"],
-        }
+        params = parameters(golden, case, pooler=True)
         out = pooler(params, golden[f"{case}/images"])
         assert error(out["pre_logits"], golden[f"{case}/pooled"]) < SAME, case
         assert error(out["logits"], golden[f"{case}/pooled"]) < SAME, case

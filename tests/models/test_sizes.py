@@ -87,9 +87,9 @@ def test_rows_of_the_position_table(change, rows):
 
 
 def test_variants_are_read():
-    assert models.parse_variant("Ti/8") == (models.SIZES["Ti"], (8, 8))
-    assert models.parse_variant("L/14") == ((1024, 24, 4096, 16), (14, 14))
-    assert models.parse_variant("B/16x8") == (models.SIZES["B"], (16, 8))
+    assert models.parse_variant("Ti/8") == (models.SIZES["Ti"], (8, 8), None)
+    assert models.parse_variant("L/14") == ((1024, 24, 4096, 16), (14, 14), None)
+    assert models.parse_variant("B/16x8") == (models.SIZES["B"], (16, 8), None)
     assert models.parse_variant("g-opt/16").size.width == 1536
     assert models.parse_variant("g/14").size != models.parse_variant("G/14").size
 

@@ -1,4 +1,4 @@
-"""Gated MLPs, and the distillation token: closed forms. tests/weights compares with the sources."""
+"""Gated MLPs, the distillation token, heads: closed forms. tests/weights compares with sources."""
 
 import re
 
@@ -70,6 +70,35 @@ def test_the_distillation_token_has_its_own_rows_and_head():
     bare = build(distillation=True, class_position=False)
     _, out = run(bare)
     np.testing.assert_array_equal(out["tokens"][0, 1], random_params(bare)["dist"][0, 0])
+
+
+def test_a_distillation_token_without_a_head_leaves_the_logits_to_the_class_token():
+    model = build(distillation=True, distillation_head=False)
+    params = random_params(model)
+    assert "dist" in params and "head_dist" not in params
+    logits, out = run(model)
+    head, tokens = params["head"], out["encoded"]
+    assert relative(logits, tokens[:, 0] @ head["kernel"] + head["bias"]) < 1e-6
+    assert relative(logits, tokens[:, 1] @ head["kernel"] + head["bias"]) > 1e-2
+
+
+def test_a_head_of_the_class_token_and_the_mean_patch():
+    """As DINOv2's classifiers have it; registers count to neither."""
+    model = build(pool="cls_gap", registers=2)
+    params, head = random_params(model), random_params(model)["head"]
+    logits, out = run(model)
+    tokens = np.asarray(out["encoded"])
+    pooled = np.concatenate([tokens[:, 0], tokens[:, 3:].mean(axis=1)], axis=-1)
+    assert head["kernel"].shape[0] == model.output_features == 2 * model.width
+    assert "cls" in params and relative(out["pooled"], pooled) < 1e-6
+    assert relative(logits, pooled @ head["kernel"] + head["bias"]) < 1e-6
+    swapped = np.roll(pooled, model.width, axis=-1)
+    assert relative(logits, swapped @ head["kernel"] + head["bias"]) > 1e-2
+    with pytest.raises(InputError, match="model.pool 'cls_gap' reads the class token, but"):
+        build(pool="cls_gap", class_token=False)
+    sizes = {"width": 16, "depth": 1, "mlp_dim": 8, "patches": 4, "tokens": 5, "patch_dim": 3}
+    both, one = (forward_flops(**sizes, classes=7, pool=pool) for pool in ("cls_gap", "cls"))
+    assert both - one == 2 * 16 * 7
 
 
 def test_the_norm_after_the_mean():

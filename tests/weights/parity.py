@@ -1,6 +1,7 @@
 """Goldens of tools/record_weights: their files read by us, and outputs compared.
 
 Models run op by op, without jit: all are of the same few shapes, so that hardly anything compiles.
+But for ResNets.
 """
 
 import functools
@@ -17,6 +18,7 @@ from weights import torch_format
 from big_vit_lite import models, weights
 from big_vit_lite.losses import reconstruction
 from big_vit_lite.models.mae import masking
+from big_vit_lite.models.sizes import RESNETS
 from big_vit_lite.weights.sections import Sections
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -78,7 +80,7 @@ KNOWN = {
     "L18": {"heads": 4},
     "L19": {"heads": 4},
     "L20": {"heads": 4},
-    "L32": {"heads": 4, "decoder_heads": 2, "mask_ratio": 0.5},
+    "L22": {"heads": 4, "decoder_heads": 2, "mask_ratio": 0.5},
 }
 """Heads of tiny models, where the file does not say them, by the layout's number."""
 
@@ -94,8 +96,11 @@ def load(name: str, arrays: dict[str, np.ndarray]) -> weights.Loaded:
         return weights.load(path, known=KNOWN.get(name[:3]))
 
 
-def run(sections: Sections, params: dict, arrays: dict, case: str) -> dict[str, np.ndarray]:
-    """Everything that the model makes of a case's inputs, by the goldens' names."""
+def run(
+    sections: Sections, params: dict, arrays: dict, case: str, tower: str = ""
+) -> dict[str, np.ndarray]:
+    """Everything that the model, or one tower of a pair, img or txt, makes of a case's inputs, by
+    the goldens' names."""
     model = sections.build("cpu", remat="none", scan=False)
     images = arrays[f"{case}/images"]
     variables = {"params": params}
@@ -111,10 +116,19 @@ def run(sections: Sections, params: dict, arrays: dict, case: str) -> dict[str, 
     if sections.family == "vit":
         logits, out = model.apply(variables, images, capture=("blocks",))
         return out | {"logits": logits}
-    tokens = arrays[f"{case}/tokens"]
-    embeddings, out = model.apply(variables, images, tokens, capture=("blocks",))
-    out |= {"img/features": embeddings.image, "txt/features": embeddings.text}
-    return out | {"logits": embeddings.logits()}
+    images = None if tower == "txt" else images
+    tokens = None if tower == "img" else arrays[f"{case}/tokens"]
+    apply = whole(model) if sections.model.variant in RESNETS and not tower else model.apply
+    embeddings, out = apply(variables, images, tokens, capture=("blocks",))
+    features = {"img/features": embeddings.image, "txt/features": embeddings.text}
+    out |= {name: x for name, x in features.items() if x is not None}
+    return out if tower else out | {"logits": embeddings.logits()}
+
+
+@functools.cache
+def whole(model):
+    """Compiled in one piece: a ResNet's shapes are no other model's."""
+    return jax.jit(model.apply, static_argnames="capture")
 
 
 MASK_RATIO = 0.5
@@ -146,13 +160,16 @@ def params_for(loaded: weights.Loaded, case: str) -> dict:
     return jax.tree_util.tree_map_with_path(scaled, loaded.params)
 
 
-def errors(sections: Sections, params: dict, arrays: dict, case: str) -> dict[str, float]:
-    """Largest difference of each recorded output, relative to its largest value."""
-    out = run(sections, params, arrays, case)
+def errors(
+    sections: Sections, params: dict, arrays: dict, case: str, tower: str = ""
+) -> dict[str, float]:
+    """Largest difference of each recorded output, of all or one tower's, relative to its largest
+    value."""
+    out = run(sections, params, arrays, case, tower)
     found = {}
     for name, reference in arrays.items():
         name = name.removeprefix(f"{case}/") if name.startswith(f"{case}/") else ""
-        if name and name not in INPUTS:
+        if name and name not in INPUTS and name.startswith(tower):
             ours = np.asarray(out[name], np.float32)
             assert ours.shape == reference.shape, (name, ours.shape, reference.shape)
             found[name] = float(np.abs(ours - reference).max() / np.abs(reference).max())
@@ -177,6 +194,8 @@ def records() -> dict:
     """{name of a golden: the function that makes it}; needs the source libraries."""
     recorder().open_torchvision()
     sys.path.insert(0, str(RECORDER))
-    sources = ("transformers", "timm", "open_clip", "npz", "mae", "naflex")
-    modules = [f"{x}_models" for x in sources]
+    kinds = (
+        "transformers", "timm", "open_clip", "npz", "mae", "naflex", "hybrid", "classifier",
+    )  # fmt: skip
+    modules = [f"{x}_models" for x in kinds]
     return {k: record for x in modules for k, record in importlib.import_module(x).RECORDS.items()}

@@ -16,7 +16,7 @@ from big_vit_lite import models, weights
 from big_vit_lite.models import mae
 from big_vit_lite.weights.loading import Loaded
 
-NAME = "L31-pretraining"
+NAME = "L21-pretraining"
 DECODED = ("decoder/block00", "pixels")
 
 
@@ -138,7 +138,7 @@ def test_the_hubs_names_of_the_decoders_blocks(tmp_path):
 
 
 def test_a_file_of_pre_training_goes_out_to_transformers(tmp_path):
-    loaded = parity.loaded("L32-mae")
+    loaded = parity.loaded("L22-mae")
     file = weights.save(tmp_path, loaded.params, loaded.sections, "transformers-mae")
     again = weights.load(file)
     jax.tree.map(np.testing.assert_array_equal, again.params, loaded.params)
@@ -148,13 +148,13 @@ def test_a_file_of_pre_training_goes_out_to_transformers(tmp_path):
 
 
 def test_what_the_decoder_is_cannot_be_guessed_from_its_width(tmp_path):
-    path = parity.unpack(parity.golden("L32-mae"), tmp_path)
+    path = parity.unpack(parity.golden("L22-mae"), tmp_path)
     with pytest.raises(bvl.config.InputError, match="how many heads a decoder of width 32 has"):
         weights.load(path, known={"heads": 4})
     encoder = weights.load(path, "mae", {"heads": 4})
     assert encoder.family == "vit" and "decoder_pred.weight" in encoder.carried
     jax.tree.map(
-        np.testing.assert_array_equal, encoder.params, parity.loaded("L32-mae").params["encoder"]
+        np.testing.assert_array_equal, encoder.params, parity.loaded("L22-mae").params["encoder"]
     )
 
 
@@ -186,7 +186,7 @@ def test_the_listing_of_the_page_is_the_sources_loss(tmp_path, monkeypatch):
 
 
 @pytest.mark.extra
-@pytest.mark.parametrize("name", ["L31-pretraining", "L31-own-units", "L31-encoder", "L32-mae"])
+@pytest.mark.parametrize("name", ["L21-pretraining", "L21-own-units", "L21-encoder", "L22-mae"])
 def test_transformers_loads_what_we_write(name, tmp_path):
     torch = pytest.importorskip("torch")
     parity.recorder().open_torchvision()
@@ -199,8 +199,8 @@ def test_transformers_loads_what_we_write(name, tmp_path):
     pixels = parity.recorder().torch_images(arrays["native/images"])
     with torch.no_grad():
         out = model.eval()(pixels, noise=torch.from_numpy(arrays["native/noise"]))
-    key = "encoded" if name == "L31-encoder" else "pixels"
-    found = out.last_hidden_state if name == "L31-encoder" else out.logits
+    key = "encoded" if name == "L21-encoder" else "pixels"
+    found = out.last_hidden_state if name == "L21-encoder" else out.logits
     wanted = arrays[f"native/{key}"]
     assert np.abs(found.numpy() - wanted).max() < 1e-5 * np.abs(wanted).max()
     if key == "pixels":

@@ -15,7 +15,7 @@ from big_vit_lite import models, weights
 from big_vit_lite.config import InputError, rules
 from big_vit_lite.models.layers.positions import resample_matrix, resampled_rows
 
-NAME = "L33-siglip2"
+NAME = "L23-siglip2"
 
 
 def test_parameters_of_a_fixed_size_are_the_same_ones():
@@ -150,7 +150,7 @@ def test_what_does_not_fit_is_told_of(siglip2, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "layout"), [(NAME, "big-vision-naflex"), ("L34-siglip2", "transformers-siglip2")]
+    ("name", "layout"), [(NAME, "big-vision-naflex"), ("L24-siglip2", "transformers-siglip2")]
 )
 def test_from_one_house_to_the_other(name, layout, tmp_path):
     loaded = parity.loaded(name)
@@ -162,7 +162,7 @@ def test_from_one_house_to_the_other(name, layout, tmp_path):
 
 
 @pytest.mark.extra
-@pytest.mark.parametrize("name", [NAME, "L33-vision", "L34-siglip2"])
+@pytest.mark.parametrize("name", [NAME, "L23-vision", "L24-siglip2"])
 def test_transformers_loads_what_we_write(name, tmp_path):
     torch = pytest.importorskip("torch")
     parity.recorder().open_torchvision()

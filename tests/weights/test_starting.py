@@ -32,8 +32,10 @@ def parts_for(path, rules=(), side=(16, 16), classes=7, **model):
 def started(parts):
     assembly.check_init(parts.run)
     abstract = jax.eval_shape(parts.task.init, jax.random.key(0))
-    fresh = jax.jit(parts.task.init, out_shardings=parallel.state_shardings(abstract, parts.mesh))
-    fresh = fresh(jax.random.key(0))
+    shardings = parallel.state_shardings(abstract, parts.mesh)
+    rng = np.random.default_rng(0)  # initial values need no compiled step here
+    drawn = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(x.dtype), abstract)
+    fresh = jax.device_put(drawn, shardings)
     params, told = assembly.init_params(parts, fresh)
     return params, told, fresh
 
@@ -66,9 +68,9 @@ def test_scanned_layers_another_head_and_resampled_positions(vit_folder):
 
 
 def test_the_encoder_of_a_masked_autoencoder(tmp_path):
-    path = parity.unpack(parity.golden("L31-pretraining"), tmp_path)
+    path = parity.unpack(parity.golden("L21-pretraining"), tmp_path)
     params, told, fresh = started(parts_for(path, (("^head/", "skip"),)))
-    wanted = parity.loaded("L31-pretraining").params["encoder"]
+    wanted = parity.loaded("L21-pretraining").params["encoder"]
     jax.tree.map(np.testing.assert_array_equal, params, wanted | {"head": fresh["head"]})
     assert "transformers-mae" in told and "decoder" not in told
 

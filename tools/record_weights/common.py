@@ -1,5 +1,6 @@
 """What all recordings share: random weights at a realistic scale, inputs, and their origin."""
 
+import ast
 import hashlib
 import importlib.metadata
 import pathlib
@@ -20,24 +21,41 @@ TEXT_WIDTH, TEXT_HEADS, VOCABULARY, LENGTH, FEATURES = 32, 4, 40, 17, 20
 Arrays = dict[str, np.ndarray]
 
 
-def origin() -> Arrays:
-    """What made a file."""
+def origin(script: str) -> Arrays:
+    """What made a file: the module of this folder, and the libraries."""
     versions = {f"origin/{x}": np.array(importlib.metadata.version(x)) for x in LIBRARIES}
-    return {"origin/script_sha256": np.array(script_hash()), **versions}
+    return {
+        "origin/script": np.array(script),
+        "origin/script_sha256": np.array(script_hash(script)),
+        **versions,
+    }
 
 
-def script_hash() -> str:
-    """SHA-256 of all files of this folder."""
-    digest = hashlib.sha256()
-    for file in sorted(HERE.glob("*.py")):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+def script_hash(script: str) -> str:
+    """SHA-256 of a module of this folder, and of those of this folder that it imports."""
+    digest, found, open_ = hashlib.sha256(), set(), [script]
+    while open_:
+        name = open_.pop()
+        if name not in found:
+            found.add(name)
+            open_ += _imported(HERE / f"{name}.py")
+    for name in sorted(found):
+        digest.update(name.encode() + b"\0" + (HERE / f"{name}.py").read_bytes())
     return digest.hexdigest()
+
+
+def _imported(file: pathlib.Path) -> list[str]:
+    nodes = [x for x in ast.walk(ast.parse(file.read_text())) if isinstance(x, ast.ImportFrom)]
+    return [x.module for x in nodes if x.module and (HERE / f"{x.module}.py").is_file()]
 
 
 def images(rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Normalised images of both sizes, (2, H, W, 3)."""
-    sizes = {"native": (SIDE, SIDE), "other": OTHER}
-    return {k: rng.standard_normal((2, *size, 3)).astype(np.float32) for k, size in sizes.items()}
+    return {"native": normal_images(rng, (SIDE, SIDE)), "other": normal_images(rng, OTHER)}
+
+
+def normal_images(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    return rng.standard_normal((2, *size, 3)).astype(np.float32)
 
 
 def tokens(rng: np.random.Generator, end: bool, pad: int = 0) -> np.ndarray:

@@ -181,8 +181,8 @@ def _block_in_memory(name: str, x: np.ndarray) -> Arrays:
 
 
 RECORDS = {
-    "L31-pretraining": pretraining,
-    "L31-own-units": own_units,
-    "L31-encoder": encoder,
-    "L32-mae": own_files,
+    "L21-pretraining": pretraining,
+    "L21-own-units": own_units,
+    "L21-encoder": encoder,
+    "L22-mae": own_files,
 }

@@ -205,7 +205,7 @@ def _blocks(file: Arrays, old: str, new: str):
 
 
 RECORDS = {
-    "L33-siglip2": siglip2,
-    "L33-vision": siglip2_vision,
-    "L34-siglip2": big_vision,
+    "L23-siglip2": siglip2,
+    "L23-vision": siglip2_vision,
+    "L24-siglip2": big_vision,
 }

@@ -34,9 +34,9 @@ def pool_tokens(
 ) -> Float[Array, "b d"] | Float[Array, "b n-prefix d"]:
     """What the head reads, from encoded tokens of which the first `prefix` are no patches.
 
-    cls: the first token. gap: the mean over patches, in float32. map: a probe's attention to all
-    tokens, parameters in MAPHead_0 of the calling module. none: the patches themselves. Of tokens
-    that are not `seen`, gap and map take nothing.
+    cls: the first token. gap: the mean over patches, in float32. cls_gap: both, side by side.
+    map: a probe's attention to all tokens, parameters in MAPHead_0 of the calling module. none: the
+    patches themselves. Of tokens that are not `seen`, gap and map take nothing.
     """
     if kind == "cls":
         return tokens[:, 0]
@@ -46,6 +46,9 @@ def pool_tokens(
         counts = seen[:, prefix:, None].astype(jnp.float32)
         total = (tokens[:, prefix:].astype(jnp.float32) * counts).sum(axis=1)
         return total / jnp.maximum(counts.sum(axis=1), 1)
+    if kind == "cls_gap":
+        both = (pool_tokens(part, tokens, prefix, spec, seen) for part in ("cls", "gap"))
+        return jnp.concatenate(list(both), axis=-1)
     if kind == "map":
         mask = None if seen is None else seen[:, None, None, :]
         return AttentionPooling(spec, name="MAPHead_0")(tokens, mask)

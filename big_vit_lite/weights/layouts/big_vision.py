@@ -210,6 +210,6 @@ PAIR = Layout(
     describe_pair, rules, file="model.npz",
 )  # fmt: skip
 NAFLEX = Layout(
-    "L34", "big-vision-naflex", "big_vision SigLIP 2 of variable shape (NaFlex) .npz", fits_naflex,
+    "L24", "big-vision-naflex", "big_vision SigLIP 2 of variable shape (NaFlex) .npz", fits_naflex,
     describe_naflex, rules_naflex, file="model.npz",
 )  # fmt: skip

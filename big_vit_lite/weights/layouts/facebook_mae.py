@@ -64,6 +64,6 @@ def rules(sections: Sections, form: Form) -> list[Rule]:
 
 
 LAYOUT = Layout(
-    "L32", "mae-pretraining", "MAE files of pre-training, with the decoder", fits, describe, rules,
+    "L22", "mae-pretraining", "MAE files of pre-training, with the decoder", fits, describe, rules,
     file=None,
 )  # fmt: skip

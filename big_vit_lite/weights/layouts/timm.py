@@ -1,31 +1,40 @@
 """timm's Vision Transformers: ViT, DeiT with distillation token, DeiT III, DINOv2, SigLIP's and
-CLIP's image towers.
+CLIP's image towers, and hybrids (timm_hybrids.py).
 
 Sizes follow from shapes; heads, the form of GELU and epsilon from the architecture's name, which
 config.json has, and from its model_args.
 """
 
+import functools
 import re
 from typing import Any
 
 from big_vit_lite import config
 from big_vit_lite.config import InputError
-from big_vit_lite.models.sizes import Size
+from big_vit_lite.models.sizes import Size, maps_stride
 from big_vit_lite.weights import tables
 from big_vit_lite.weights.files import Source
 from big_vit_lite.weights.layout import Description, Form, Layout
+from big_vit_lite.weights.layouts import timm_hybrids as hybrids
 from big_vit_lite.weights.layouts.timm_names import architecture_facts
 from big_vit_lite.weights.preprocessing import Preprocessing, from_timm
 from big_vit_lite.weights.rules import SAME, Rule
-from big_vit_lite.weights.sections import Known, Sections, count, image_section, square
-from big_vit_lite.weights.sizes import image_sizes
+from big_vit_lite.weights.sections import (
+    Known,
+    Sections,
+    count,
+    hybrid_section,
+    image_section,
+    square,
+)
+from big_vit_lite.weights.sizes import image_sizes, stem_sizes
 
 QUERY = "blocks.0.attn.qkv.weight"
 NOT_HERE = {
     "blocks.0.attn.q_norm.weight": "a norm of queries and keys",
     "blocks.0.attn.norm.weight": "a norm inside attention",
-    "patch_embed.backbone.stem.conv.weight": "a ResNet before its blocks",
-    "patch_embed.backbone.conv1.weight": "a ResNet before its blocks",
+    "patch_embed.backbone.conv1.0.weight": "a ResNet with batch norms before its blocks",
+    "patch_embed.backbone.0.conv.weight": "convolutions with batch norms before its blocks",
     "blocks.0.attn.rel_pos.mlp.fc1.weight": "relative positions",
     "attn_pool.latent_compress.weight": "a pool that compresses",
 }
@@ -85,17 +94,22 @@ def trunk_section(
     registers = arrays.get("reg_token", (1, 0))[1]
     token, distilled = "cls_token" in arrays, "dist_token" in arrays
     rows = arrays["pos_embed"][1] if "pos_embed" in arrays else 0
-    grid, held = _grid(rows, token + distilled, facts, patch, side, source.path)
+    stem = hybrids.stem_of(arrays)
+    step = maps_stride(stem and stem["stages"])
+    pixels = [n * step for n in patch]
+    grid, held = _grid(rows, token + distilled, facts, pixels, side, source.path)
     form: Form = {"prefix": p} if p else {}
     kinds = {"token": "cls", "avg": "gap", "map": "map", "": "none"}
     pool = kinds[pool if pool is not None else _pool(arrays)]
     if pool == "map" and "attn_pool.q.weight" not in arrays:
         raise InputError(f"{source.path} is to pool by attention and has no attn_pool.")
-    section = image_section(
-        Size(width, depth, inputs, heads),
-        patch,
-        side or tuple(n * step for n, step in zip(grid, patch, strict=True)),
-        channels=arrays["patch_embed.proj.weight"][1],
+    side = side or tuple(n * step for n, step in zip(grid, pixels, strict=True))
+    size = Size(width, depth, inputs, heads)
+    make = functools.partial(image_section, size, patch, side)
+    if stem:
+        make = functools.partial(hybrid_section, size, patch, grid=grid, **stem)
+    section = make(
+        channels=hybrids.root(arrays)[1] if stem else arrays["patch_embed.proj.weight"][1],
         activation="swiglu" if gated else facts["activation"],
         norm_eps=facts["norm_eps"],
         pool=pool,
@@ -146,6 +160,7 @@ def trunk_rules(section: config.Model, p: str, img: str) -> list[Rule]:
         Rule(f"{p}dist_token", (f"{img}dist",)),
         Rule(f"{p}reg_token", (f"{img}registers",)),
         Rule(f"{p}pos_embed", (f"{img}pos_embedding",)),
+        *hybrids.rules(f"{p}patch_embed.backbone", f"{img}stem", stem_sizes(section)),
         *tables.convolution(f"{p}patch_embed.proj", f"{img}embedding"),
         *tables.norm(f"{p}norm_pre", f"{img}pre_norm"),
         *tables.stack(
@@ -179,9 +194,14 @@ def configs(sections: Sections, found: Preprocessing | None, form: Form) -> dict
     model = sections.model
     size, patch = image_sizes(model)
     pools = {"cls": "token", "gap": "avg", "map": "map", "none": ""}
+    if model.pool not in pools or not model.distillation_head:
+        raise InputError(
+            "timm has no ViT with a head of the class token and the mean patch together, and none "
+            "with a distillation token and one head: choose another layout."
+        )
     side = model.image_size
     architecture = form.get("architecture") or _architecture(model)
-    token = _has_class_token(model)
+    token = model.has_class_token
     if model.registers and token and model.class_position:
         raise InputError(
             "timm's models with registers have no position for the class token: add the first row "
@@ -209,14 +229,12 @@ def configs(sections: Sections, found: Preprocessing | None, form: Form) -> dict
     return {"config.json": about}
 
 
-def _has_class_token(model: config.Model) -> bool:
-    return model.pool == "cls" if model.class_token is None else model.class_token
-
-
 def _architecture(model: config.Model) -> str:
     """A name of timm's whose form of GELU and epsilon are the model's; sizes are in model_args."""
     if model.distillation:
         return "deit_base_distilled_patch16_224"
+    if stem := stem_sizes(model):
+        return hybrids.architecture(*stem)
     names = {
         ("erf", 1e-6): "vit_base_patch16_224",
         ("erf", 1e-5): "vit_base_patch16_clip_224",
@@ -244,7 +262,7 @@ def _pretrained(model: config.Model, found: Preprocessing | None) -> dict[str, A
 
 
 VIT = Layout(
-    "L15", "timm", "timm ViT, DeiT III, DINOv2, and towers of CLIP and SigLIP", fits(False),
+    "L15", "timm", "timm ViT, hybrids, DeiT III, DINOv2, towers of CLIP and SigLIP", fits(False),
     describe, rules, configs=configs,
 )  # fmt: skip
 DEIT = Layout(

@@ -1,10 +1,10 @@
-"""transformers' DINOv2 with and without registers, its gated g/14 included."""
+"""transformers' DINOv2 with and without registers, its gated g/14 included, and its classifiers,
+which read the class token and the mean patch."""
 
 from typing import Any
 
 import numpy as np
 
-from big_vit_lite.config import InputError
 from big_vit_lite.weights import tables
 from big_vit_lite.weights.files import Source
 from big_vit_lite.weights.layout import Description, Form, Layout
@@ -16,6 +16,7 @@ from big_vit_lite.weights.sections import Known, Sections, image_section
 from big_vit_lite.weights.sizes import image_sizes
 
 PLAIN, REGISTERS = "dinov2", "dinov2_with_registers"
+CLASSES = {PLAIN: "Dinov2", REGISTERS: "Dinov2WithRegisters"}
 PREFIXES = {PLAIN: ("", "dinov2."), REGISTERS: ("", "dinov2_with_registers.")}
 
 
@@ -33,15 +34,11 @@ def fits(kind: str):
 def describe(kind: str):
     def describe(source: Source, known: Known) -> Description:
         prefix = prefix_of(source, PREFIXES[kind])
-        if "classifier.weight" in source.arrays:
-            raise InputError(
-                f"{source.path} has a classifier over the class token and the mean patch, which "
-                "the models here have not: save its backbone alone."
-            )
         about = hf.settings(source.config("config.json"), kind)
         gated = bool(about.get("use_swiglu_ffn"))
         hidden = int(about["hidden_size"] * about["mlp_ratio"])
         hidden = (int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden
+        classes = source.shapes.get("classifier.weight", (None,))[0]
         section = image_section(
             hf.size_of(about, hidden),
             about["patch_size"],
@@ -51,6 +48,8 @@ def describe(kind: str):
             norm_eps=about["layer_norm_eps"],
             qkv_bias=about.get("qkv_bias", True),
             layer_scale=about.get("layerscale_value", 1.0),
+            classes=classes,
+            pool="cls_gap" if classes else "cls",
             registers=about.get("num_register_tokens", 4) if kind == REGISTERS else 0,
             position_grid=hf.grid_of(about),
             position_resample="cubic" if kind == REGISTERS else "cubic_torch",
@@ -61,7 +60,7 @@ def describe(kind: str):
 
 
 def rules(sections: Sections, form: Form) -> list[Rule]:
-    model, p = sections.model, form.get("prefix", "")
+    model, p = sections.model, _prefix(sections, form)
     return [
         Rule(f"{p}embeddings.cls_token", ("cls",)),
         Rule(f"{p}embeddings.register_tokens", ("registers",)),
@@ -71,7 +70,15 @@ def rules(sections: Sections, form: Form) -> list[Rule]:
             f"{p}encoder.layer", "Transformer", image_sizes(model)[0].heads,
             tables.TRANSFORMERS_DINO, f"{p}layernorm", model.activation == "swiglu",
         ),
+        *tables.linear("classifier", "head"),
     ]  # fmt: skip
+
+
+def _prefix(sections: Sections, form: Form) -> str:
+    """A classifier's names have the model's before them."""
+    model = sections.model
+    kind = REGISTERS if model.registers else PLAIN
+    return form.get("prefix", f"{kind}." if model.classes else "")
 
 
 def configs(kind: str):
@@ -81,9 +88,11 @@ def configs(kind: str):
         gated = model.activation == "swiglu"
         about = hf.image_settings(model, size, patch)
         del about["intermediate_size"]
-        about |= {
+        about |= hf.labels(model.classes) | {
             "model_type": kind,
-            "architectures": ["Dinov2Model" if kind == PLAIN else "Dinov2WithRegistersModel"],
+            "architectures": [
+                f"{CLASSES[kind]}{'ForImageClassification' if model.classes else 'Model'}"
+            ],
             "mlp_ratio": _ratio(size.width, size.mlp_dim, gated),
             "use_swiglu_ffn": gated,
             "qkv_bias": model.qkv_bias,
@@ -104,7 +113,7 @@ def _ratio(width: int, hidden: int, gated: bool) -> int:
 
 def filler(sections: Sections, form: Form) -> dict[str, np.ndarray]:
     """The token that stands for masked patches in training, which our model has not."""
-    name = f"{form.get('prefix', '')}embeddings.mask_token"
+    name = f"{_prefix(sections, form)}embeddings.mask_token"
     return {name: np.zeros((1, image_sizes(sections.model)[0].width), np.float32)}
 
 

@@ -93,6 +93,6 @@ def configs(sections: Sections, found: Preprocessing | None, form: Form) -> dict
 
 
 LAYOUT = Layout(
-    "L31", "transformers-mae", "transformers ViT-MAE, with its decoder and without", fits,
+    "L21", "transformers-mae", "transformers ViT-MAE, with its decoder and without", fits,
     describe, rules, configs=configs,
 )  # fmt: skip

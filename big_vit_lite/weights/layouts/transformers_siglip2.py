@@ -79,7 +79,7 @@ def configs(sections: Sections, found: Preprocessing | None, form: Form) -> dict
 
 
 LAYOUT = Layout(
-    "L33", "transformers-siglip2", "transformers SigLIP 2 of variable shape (NaFlex)", fits,
+    "L23", "transformers-siglip2", "transformers SigLIP 2 of variable shape (NaFlex)", fits,
     describe, rules, carried=(r"((vision|text)_model\.)?embeddings\.position_ids",),
     configs=configs,
 )  # fmt: skip

@@ -64,13 +64,8 @@ def describe_deit(source: Source, known: Known) -> Description:
     section, found = described(source, prefix, "vit")
     fields: dict[str, Any] = {"distillation": True}
     single, double = "classifier.weight", "cls_classifier.weight"
-    if single in source.arrays:
-        raise InputError(
-            f"{source.path} is DeiT with one head beside its distillation token, which the models "
-            "here have not: take a file of DeiTForImageClassificationWithTeacher."
-        )
-    if double in source.arrays:
-        fields["classes"] = source.shapes[double][0]
+    if head := next((name for name in (single, double) if name in source.arrays), None):
+        fields |= {"classes": source.shapes[head][0], "distillation_head": head == double}
     return Description(Sections(section.model_copy(update=fields)), found, {"prefix": prefix})
 
 
@@ -96,7 +91,8 @@ def rules(sections: Sections, form: Form) -> list[Rule]:
     kind = "deit" if model.distillation else "vit"
     p, heads = form.get("prefix", f"{kind}."), image_sizes(model)[0].heads
     found = [*encoder_rules(p, "", heads), *tables.linear(f"{p}pooler.dense", "pre_logits")]
-    for theirs, ours in zip(HEADS[kind], ("head", "head_dist"), strict=False):
+    names = HEADS[kind if model.distillation_head else "vit"]
+    for theirs, ours in zip(names, ("head", "head_dist"), strict=False):
         found += tables.linear(theirs, ours)
     return found
 
@@ -123,10 +119,11 @@ def configs(sections: Sections, found: Preprocessing | None, form: Form) -> dict
         "vit": ("ViTModel", "ViTForImageClassification"),
         "deit": ("DeiTModel", "DeiTForImageClassificationWithTeacher"),
     }
+    single = "" if model.distillation_head else "WithTeacher"
     about = hf.image_settings(model, size, patch) | hf.labels(model.classes)
     about |= {
         "model_type": kind,
-        "architectures": [names[kind][bool(model.classes)]],
+        "architectures": [names[kind][bool(model.classes)].removesuffix(single)],
         "qkv_bias": model.qkv_bias,
         "pooler_output_size": model.pre_logits or size.width,
         "pooler_act": "tanh",
