@@ -214,15 +214,16 @@ class Pretrained:
         return self.sections.text
 
     @property
-    def _classifies(self) -> bool:
-        """A head without bias is the projection of an image tower that was one of two."""
+    def classifies(self) -> bool:
+        """Whether it is a tower alone with a head for classes: one without bias is the projection
+        of an image tower that was one of two."""
         section = self.sections.model
         return self.sections.text is None and bool(section.classes) and (
             section.head_bias is not None
         )  # fmt: skip
 
     def _head(self) -> None:
-        if not self._classifies:
+        if not self.classifies:
             raise InputError(
                 f"{self.source} has no head for classes: take encode_image(images), or of two "
                 "towers logits(images, texts)."
@@ -234,7 +235,7 @@ class Pretrained:
             if self.sections.text is not None:
                 return self.model.apply({"params": params}, images, method="encode_image")[0]
             found, out = self.model.apply({"params": params}, images)
-            found = out["pre_logits"] if self._classifies and "pre_logits" in out else found
+            found = out["pre_logits"] if self.classifies and "pre_logits" in out else found
             if found.ndim != 2:
                 raise InputError(
                     f"{self.source} gives no vector an image (model.pool none): take apply, or its "
