@@ -40,9 +40,10 @@ def test_the_page_serves_a_run_of_ours(tmp_path, monkeypatch, capsys):
     names: dict = {}
     follow("classifier", names)
     printed = capsys.readouterr().out.splitlines()
+    images = "images uint8 (b, 8, 8, 3)"
     assert printed == [
-        "served/vit/image_features.stablehlo: images uint8 (b, 8, 8, 3) -> features float32 (b, 16)",
-        "served/vit/logits.stablehlo: images uint8 (b, 8, 8, 3) -> logits float32 (b, 3)",
+        f"served/vit/image_features.stablehlo: {images} -> features float32 (b, 16)",
+        f"served/vit/logits.stablehlo: {images} -> logits float32 (b, 3)",
     ]
     model, served = bvl.load("runs/vit"), names["served"]
     wanted = exported.answers(model, "logits", [names["images"]])

@@ -20,12 +20,12 @@ from big_vit_lite.serving import BadArtifact, loading
 ROOT = pathlib.Path(__file__).parents[2]
 MODELS = {
     "L11-clip": ("image_features", "text_features", "logits"),
-    "L16-distilled": ("image_features", "logits"),
-    "L08-coca": ("logits",),
+    "L16-distilled": ("logits",),
+    "L08-coca": ("text_features",),
     "L06-resnet": ("image_features",),
     "L02-map": ("image_features",),
 }
-"""Functions that are exported and answer; of the first in two batch sizes."""
+"""Functions that are exported and answer, the first of all in two batch sizes."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def served(tmp_path_factory):
         asked = {
             f"{name}/{batch}": exported.inputs(about, name, batch)
             for name in names
-            for batch in ((1, 3) if golden == "L11-clip" else (3,))
+            for batch in ((1, 3) if golden == "L11-clip" and name == "image_features" else (3,))
         }
         flat = {f"{key}/{i}": x for key, given in asked.items() for i, x in enumerate(given)}
         np.savez(f"{folders[-1]}-inputs.npz", **flat)
@@ -92,9 +92,7 @@ def test_jax_alone_reads_the_file(served):
     folder = served / "L16-distilled"
     file = jax_export.deserialize(bytearray((folder / "logits.stablehlo").read_bytes()))
     assert file.platforms == ("cpu", "cuda", "tpu")
-    [(name, [images], answer)] = [
-        each for each in asked(served, "L16-distilled") if each[0] == "logits"
-    ]
+    [(_, [images], answer)] = asked(served, "L16-distilled")
     taken = file.in_tree.unflatten(range(file.in_tree.num_leaves))[0][0]
     arrays = loading.read_arrays(folder / "weights.safetensors")
     found = np.asarray(file.call({path: arrays[path] for path in taken}, images))
