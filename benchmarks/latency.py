@@ -94,7 +94,8 @@ def prepare(folder: Path, names: list[str], options) -> None:
     ):
         if name in names or name == "stablehlo":
             command = [python, str(HERE / "ours.py"), "--side", "prepare"]
-            command += ["--folder", str(folder), "--format", format]
+            command += ["--folder", str(folder), "--format", format, "--models"]
+            command += sorted({case.split("_")[0] for case in options.case.split(",")})
             subprocess.run(command, check=True, env=environment())
 
 

@@ -21,6 +21,7 @@ def prepare() -> None:
     parser.add_argument("--side")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--format", required=True, choices=["stablehlo", "onnx"])
+    parser.add_argument("--models", nargs="+", required=True, choices=list(NAMES))
     options = parser.parse_args()
     import jax
 
@@ -45,7 +46,8 @@ def prepare() -> None:
             "transformers-clip",
         ),
     }
-    for name, (sections, layout) in made.items():
+    for name in options.models:
+        sections, layout = made[name]
         path = options.folder / name
         if not path.exists():
             model = sections.build("cpu", scan=False)

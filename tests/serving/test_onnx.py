@@ -56,7 +56,8 @@ def test_onnxruntime_answers_as_the_model(golden, names, tmp_path):
 def test_the_page_serves_a_pair(tmp_path, monkeypatch):
     installed()
     monkeypatch.chdir(tmp_path)
-    run = pairs.make_run(data={"val": {"source": "synthetic", "transform": "resize(8)"}})
+    val = {"source": "synthetic", "transform": "resize(8)"}
+    run = pairs.make_run(model={"image_size": 8}, data={"val": val})
     said = {"config": run.to_json(), "text": {"fingerprint": "bytes"}, "position_grid": [2, 2]}
     with checkpoint.Keeper(tmp_path / "runs" / "clip" / "checkpoints") as keeper:
         keeper.save(4, {"params": pairs.random_params(pairs.make_task(run))}, said)
