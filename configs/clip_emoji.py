@@ -2,7 +2,8 @@
 
 Command:
 
-    python tools/train_tokenizer.py --config configs/clip_emoji.py:path=DIR --out DIR/words.json
+    python tools/train_tokenizer.py --config configs/clip_emoji.py:path=DIR --kind pieces \\
+        --out DIR/pieces.json
     python -m big_vit_lite.train --config configs/clip_emoji.py:path=DIR
 
 DIR holds train-*.tar and val-*.tar in WebDataset's layout: for each example KEY.png (or .jpg,
@@ -12,12 +13,13 @@ DIR holds train-*.tar and val-*.tar in WebDataset's layout: for each example KEY
 
 Any images will do: they are made SIDE by SIDE pixels without regard to their shape, and what is
 transparent is seen as the colour it hides, black in most files. The first command makes a token of
-each word of the training captions (extra tokenizers).
+each word of the training captions, and pieces for all others: cup|cake, mer|person (extra
+tokenizers).
 
 Arguments, after a colon and separated by commas:
 
     path=data/emoji      the folder
-    vocabulary=          the tokenizer; DIR/words.json unless given
+    vocabulary=          the tokenizer; DIR/pieces.json unless given
     train=train          names of the shards that train,
     val=val              and of those that are evaluated
     seed=0               initial weights, order of the data, augmentation
@@ -39,18 +41,18 @@ import ml_collections as mlc
 from big_vit_lite.config import beside, parse_arg
 
 SIDE = 48  # pixels
-WORDS = 16  # tokens of a caption, start and end included
+TOKENS = 20  # of a caption, start and end included
 
 
 def get_config(arg=None):
     arg = parse_arg(
         arg, path="data/emoji", vocabulary="", train="train", val="val", seed=0, tiny=False
     )
-    vocabulary = arg.vocabulary or f"{arg.path}/words.json"
+    vocabulary = arg.vocabulary or f"{arg.path}/pieces.json"
     config = mlc.ConfigDict()
     config.name = "clip_emoji"
     config.seed = arg.seed
-    config.epochs = 24
+    config.epochs = 80
 
     # Half of the patches are left out in training: half the work, and less is learned by heart.
     config.model = dict(
@@ -70,15 +72,18 @@ def get_config(arg=None):
         depth=1,
         heads=4,
         mlp_dim=192,
-        vocabulary=2048,
+        vocabulary=3072,
+        dropout=0.1,
         causal=False,
         pool="gap",
         pad_id=0,
         position_std=0.02,
     )
     config.joint = dict(features=96, max_logit_scale=100.0)
-    config.task = dict(name="contrastive")
+    config.task = dict(name="contrastive", label_smoothing=0.1)
 
+    # Known words are cut now and then, so that the pieces of unknown ones have been trained.
+    tokens = f"tokenize({vocabulary!r})|truncate({TOKENS})|pad({TOKENS})"
     files = dict(source="tar", path=arg.path)
     config.data = dict(
         batch_size=128,
@@ -86,7 +91,7 @@ def get_config(arg=None):
             files,
             split=arg.train,
             transform=f"decode|resize({SIDE})|affine(degrees=10,translate=3,scale=0.1,shear=5)",
-            text=f"lower|tokenize({vocabulary!r})|truncate({WORDS})|pad({WORDS})",
+            text=f"lower|drop_words(0.1)|cut_words(0.15)|{tokens}",
         ),
         val=dict(files, split=arg.val, transform=f"decode|resize({SIDE})"),
     )
@@ -101,8 +106,8 @@ def get_config(arg=None):
         ema=0.98,
     )
 
-    config.evals = dict(val=dict(type="retrieval", every="12 epochs"))
-    config.checkpoint = dict(every="12 epochs")
+    config.evals = dict(val=dict(type="retrieval", every="20 epochs"))
+    config.checkpoint = dict(every="20 epochs")
     config.report = dict(every=20)
     if arg.tiny:
         beside(__file__, "_tiny_pairs.py").shrink(config)

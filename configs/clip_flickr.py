@@ -2,8 +2,8 @@
 
 Command:
 
-    python tools/train_tokenizer.py --config configs/clip_flickr.py:path=DIR --least 2 \\
-        --out DIR/words.json
+    python tools/train_tokenizer.py --config configs/clip_flickr.py:path=DIR --kind pieces \\
+        --least 2 --out DIR/pieces.json
     python -m big_vit_lite.train --config configs/clip_flickr.py:path=DIR
 
 DIR holds train-*.tar and val-*.tar in WebDataset's layout: for each example KEY.jpg (or .png,
@@ -12,13 +12,13 @@ DIR holds train-*.tar and val-*.tar in WebDataset's layout: for each example KEY
     1383840121.jpg  1383840121.json     {"captions": ["A brown dog on a blue sheet .", ...]}
 
 In each epoch a photograph has one of its captions, drawn at random, and loses a tenth of its words;
-evaluation reads all of them, whole. The first command makes a token of each word that the training
-captions have twice (extra tokenizers).
+evaluation reads all of them, whole. The first command makes tokens of words and pieces that the
+training captions have twice (extra tokenizers).
 
 Arguments, after a colon and separated by commas:
 
     path=data/flickr     the folder
-    vocabulary=          the tokenizer; DIR/words.json unless given
+    vocabulary=          the tokenizer; DIR/pieces.json unless given
     split=val            val: evaluated on val; tune: a tenth of train is held out and evaluated, to
                          choose settings without a look at val
     seed=0               initial weights, order of the data, augmentation
@@ -36,31 +36,31 @@ Source: towers and optimiser of configs/clip_emoji.py; the loss is that of CLIP 
 from big_vit_lite.config import InputError, beside, parse_arg
 
 SIDE = 64  # pixels
-WORDS = 24  # tokens of a caption, start and end included
+TOKENS = 28  # tokens of a caption, start and end included
 
 
 def get_config(arg=None):
     arg = parse_arg(arg, path="data/flickr", vocabulary="", split="val", seed=0, tiny=False)
     if arg.split not in ("val", "tune"):
         raise InputError(f'config argument split = "{arg.split}": wants one of val, tune')
-    vocabulary = arg.vocabulary or f"{arg.path}/words.json"
+    vocabulary = arg.vocabulary or f"{arg.path}/pieces.json"
     config = beside(__file__, "clip_emoji.py").get_config(f"path={arg.path},seed={arg.seed}")
     config.name = "clip_flickr"
-    config.epochs = 30
+    config.epochs = 120
 
-    tokens = f"tokenize({vocabulary!r})|truncate({WORDS})|pad({WORDS})"
+    tokens = f"tokenize({vocabulary!r})|truncate({TOKENS})|pad({TOKENS})"
     crop = f"random_resized_crop({SIDE}, (0.4, 1))"
     config.data.train.update(
         caption_key="json.captions",
         transform=f"decode|{crop}|flip|color_jitter(0.2, 0.2, 0.2)",
-        text=f"lower|drop_words(0.1)|{tokens}",
+        text=f"lower|drop_words(0.1)|cut_words(0.15)|{tokens}",
     )
     config.data.val.update(caption_key="json.captions", transform=f"decode|resize({SIDE})")
     if arg.split == "tune":
         config.data.train.part = "rest(10%, seed=0)"
         config.data.val.update(split="train", part="held_out(10%, seed=0)")
-    config.evals.val.every = "15 epochs"
-    config.checkpoint.every = "15 epochs"
+    config.evals.val.every = "30 epochs"
+    config.checkpoint.every = "30 epochs"
     if arg.tiny:
         beside(__file__, "_tiny_pairs.py").shrink(config)
     return config

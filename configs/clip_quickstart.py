@@ -31,7 +31,7 @@ from big_vit_lite.config import InputError, parse_arg
 
 SPLITS = {"random": ("train", "val", "unseen"), "tune": ("tune_train", "tune", "tune_unseen")}
 CAPTIONS = {"random": 160, "tune": 120}  # that train
-STEPS = 1800
+STEPS = 1300
 
 
 def get_config(arg=None):
@@ -78,7 +78,7 @@ def get_config(arg=None):
             split=train,
             examples=CAPTIONS[arg.split] * STEPS,
             sampler="balanced",
-            transform="affine(degrees=20,translate=1,scale=0.2,shear=25)",
+            transform="",
             text="tokenize('bytes')|truncate(28)|pad(28)",
         ),
         val=dict(pairs, split=val, examples=4000),
@@ -94,11 +94,11 @@ def get_config(arg=None):
         clip_norm=1.0,
     )
 
-    choice = dict(type="zero_shot", prompts=("{}",), every=600, batch_size=500)
+    choice = dict(type="zero_shot", prompts=("{}",), every=400, batch_size=500)
     config.evals = dict(
         val=choice, unseen=dict(choice, data=dict(pairs, split=unseen, examples=4000))
     )
-    config.checkpoint = dict(every=600)
+    config.checkpoint = dict(every=650)
     config.report = dict(every=50)
 
     if arg.tiny:

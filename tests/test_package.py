@@ -73,23 +73,38 @@ def test_public_names_load():
         _ = big_vit_lite.nonsense
 
 
-def test_second_start_finds_compiled_programs_and_is_at_its_first_step_soon(tmp_path):
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": str(tmp_path)}
+def twice(folder) -> list[tuple[float, float]]:
+    """Seconds to the first step by the clock, and processor time to the end, of two starts."""
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": str(folder)}
     del environment["JAX_COMPILATION_CACHE_DIR"]  # the default is what is tested
     command = [sys.executable, "-m", "big_vit_lite.train", "--config", "configs/quickstart.py"]
-    seconds = []
+    found = []
     for name in ("first", "second"):
-        more = ["--config.steps=1", "--workdir", str(tmp_path / name)]
+        before = os.times()
         done = subprocess.run(
-            [*command, *more],
+            [*command, "--config.steps=1", "--workdir", str(folder / name)],
             cwd=ROOT,
             env=environment,
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=300,
         )
+        after = os.times()
         assert done.returncode == 0, done.stderr
         line = next(line for line in done.stderr.splitlines() if "step 1 done" in line)
-        seconds.append(float(line.split("[")[1].split("s]")[0]))
-    assert any((tmp_path / "big_vit_lite" / "xla").iterdir())
-    assert seconds[1] < 6 and seconds[1] < seconds[0]
+        processor = after.children_user - before.children_user
+        found.append((float(line.split("[")[1].split("s]")[0]), processor))
+    assert any((folder / "big_vit_lite" / "xla").iterdir())
+    return found
+
+
+def test_second_start_finds_compiled_programs(tmp_path):
+    # Processor time, as other tests run beside this one: 20 s and then 10 s, imports included.
+    first, second = (processor for _, processor in twice(tmp_path))
+    assert second < 0.75 * first
+
+
+@pytest.mark.slow  # the clock: on a machine that does nothing else
+def test_second_start_is_at_its_first_step_soon(tmp_path):
+    first, second = (seconds for seconds, _ in twice(tmp_path))
+    assert second < 6 and second < first

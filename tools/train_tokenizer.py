@@ -5,8 +5,11 @@
 Captions are read as data.train says, its part and what its `text` does before `tokenize` included,
 and cut at white space and punctuation. --kind words makes a token of each word; bpe merges letters
 to the pieces that are most frequent in them (Sennrich 2016), so that words never seen have tokens,
-too. Ids 0 to 3 are <pad>, <start>, <end> and <unknown>. In a config the file is
-tokenize('words.json'), and text.pad_id=0. Needs the extra tokenizers.
+too; pieces does so with no difference between the end of a word and its middle, so that the cake of
+cupcake is cake, and the text operation cut_words can train such pieces. (Texts are not read back
+from pieces as they were written: captions that a model makes want bpe.) Ids 0 to 3 are <pad>,
+<start>, <end> and <unknown>. In a config the file is tokenize('words.json'), and text.pad_id=0.
+Needs the extra tokenizers.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from typing import Any
 from big_vit_lite import checks, config
 
 SPECIAL = ("<pad>", "<start>", "<end>", "<unknown>")
-KINDS = ("words", "bpe")
+KINDS = ("words", "bpe", "pieces")
 
 
 def kind_of(text: str) -> str:
@@ -38,7 +41,7 @@ def count_of(text: str) -> int:
 
 OPTIONS = (
     config.Option("out", "FILE", "The tokenizer.json to write.", Path, required=True),
-    config.Option("kind", "KIND", "words (default) or bpe.", kind_of),
+    config.Option("kind", "KIND", "words (default), bpe or pieces.", kind_of),
     config.Option("size", "N", "Most tokens, special ones included. Default 4096.", count_of),
     config.Option("least", "N", "Rarer words or pairs get no token. Default 1.", count_of),
 )
@@ -98,8 +101,9 @@ def learn(texts: Iterable[str], kind: str, size: int, least: int) -> Any:
         learned = Tokenizer(models.WordLevel(unk_token=SPECIAL[3]))
         trainer = trainers.WordLevelTrainer(**common)
     else:
-        learned = Tokenizer(models.BPE(unk_token=SPECIAL[3], end_of_word_suffix="</w>"))
-        trainer = trainers.BpeTrainer(**common, end_of_word_suffix="</w>")
+        mark = {"end_of_word_suffix": "</w>"} if kind == "bpe" else {}
+        learned = Tokenizer(models.BPE(unk_token=SPECIAL[3], **mark))
+        trainer = trainers.BpeTrainer(**common, **mark)
     learned.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     learned.train_from_iterator(texts, trainer)
     learned.post_processor = processors.TemplateProcessing(

@@ -25,6 +25,7 @@ METRICS = {
 }
 """Metrics of each type of evaluation; of choices each category has them, too, and exact is there
 where captions are written: with predictions."""
+_LOWEST_IS_BEST = ("loss", "nll", "perplexity", "median_rank", "mean_rank")
 _WITHOUT_CAPTIONS = ("digits", "folder", "synthetic")
 _OF_TYPE = {
     "prompts": "zero_shot",
@@ -233,6 +234,13 @@ def _evals(run: Run) -> Iterator[Fault]:
         hint = closest(best, known) or (f"; such as {known[0]}" if known else "; evals is empty")
         wanted = f"wants a metric of an evaluation{hint}"
         yield Fault("checkpoint.keep_best", wanted, best, ("evals",))
+    if best is not None:
+        mode = "min" if best.split("/")[-1] in _LOWEST_IS_BEST else "max"
+        if run.checkpoint.best_mode != mode:
+            wanted = f"is {mode} for {best}, or the worst checkpoint would be kept as the best"
+            yield Fault(
+                "checkpoint.best_mode", wanted, run.checkpoint.best_mode, ("checkpoint.keep_best",)
+            )
 
 
 def _eval_type(run: Run, key: str, evaluation: Eval) -> Iterator[Fault]:

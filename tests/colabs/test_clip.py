@@ -25,5 +25,5 @@ def test_clip_notebook_trains_and_chooses_captions(tmp_path):
     assert "40 of 200 captions are never read" in text
     right = float(text.split("right of all 200: ")[1].split("%")[0])
     unseen = float(text.split("was never read: ")[1].split("%")[0])
-    # Chance is 0.5 %; 80 steps of 2,000 bring some ten, and the same to captions never read.
+    # Chance is 0.5 %; 100 of the 1,300 steps bring some ten, and the same to captions never read.
     assert right >= 3 and unseen >= 2

@@ -271,6 +271,16 @@ def test_a_check_may_not_judge_what_a_misspelt_name_meant(values):
             '"val/top1"?',
         ),
         (
+            {"checkpoint.keep_best": "val/loss"},
+            'checkpoint.best_mode = "max": is min for val/loss, or the worst checkpoint would be '
+            "kept as the best",
+        ),
+        (
+            {"checkpoint.keep_best": "val/ema/top1", "checkpoint.best_mode": "min"},
+            'checkpoint.best_mode = "min": is max for val/ema/top1, or the worst checkpoint would '
+            "be kept as the best",
+        ),
+        (
             {"model.class_token": "false"},
             "model.class_token = false: pool cls needs the class token; leave it none, or pool "
             "otherwise",
@@ -297,6 +307,7 @@ def test_what_fields_say_together(values, overrides, line):
         {"epochs": "3", "optim.warmup": "1e6"},  # comparable only once the data is known
         {"optim.warmup": "9 epochs"},
         {"checkpoint.keep_best": "val/ema/top1"},
+        {"checkpoint.keep_best": "val/loss", "checkpoint.best_mode": "min"},
         {"data.mean": "(1, 2, 3)", "model.channels": "3"},
         {"task.cutmix": "1", "task.mixup": "0.8", "task.cutmix_share": "0"},
     ],

@@ -84,6 +84,27 @@ def test_drop_words():
         assert bytes(ids[ids < 256].tolist()).decode() == wanted
 
 
+def test_cut_words():
+    caption = " the  snowboarder\tsees  cake "
+    assert said("cut_words(0)", caption) == "the snowboarder sees cake"
+    drawn = [said("cut_words(0.3)", caption, seed) for seed in range(400)]
+    assert all(
+        words.replace(" ", "") == caption.replace(" ", "").replace("\t", "") for words in drawn
+    )
+    for word in ("snowboarder", "sees", "cake"):
+        assert 0.6 < sum(word in words.split() for words in drawn) / 400 < 0.8
+    assert all("the" in words.split() for words in drawn)  # three letters stay together
+    # Every place between the second letter and the last but one is as likely as another.
+    places = [len(said("cut_words(1)", "snowboarder", seed).split()[0]) for seed in range(800)]
+    assert sorted(set(places)) == list(range(2, 10))
+    assert all(60 < places.count(at) < 140 for at in set(places))
+    assert said("cut_words(1)", "cake sees") == "ca ke se es"
+    whole = text.parse("cut_words(1)" + AT_END)
+    for transform in (whole.without_chance(), whole.without_templates()):
+        ids = transform("big cake", np.random.default_rng(0))
+        assert bytes(ids[ids < 256].tolist()).decode() == "big cake"
+
+
 def test_truncate_keeps_the_end_token_of_texts_that_were_cut():
     def ids(operations, caption):
         return text.parse(operations)(caption, None).tolist()
@@ -177,6 +198,10 @@ EXAMPLE = "write for example lower|tokenize('bytes')|truncate(64)|pad(64)"
         (
             "drop_words(2)|tokenize('bytes')|pad(9)",
             "drop_words: p is a number between 0 and 1, not 2",
+        ),
+        (
+            "cut_words('a')|tokenize('bytes')|pad(9)",
+            "cut_words: p is a number between 0 and 1, not 'a'",
         ),
         ("canonicalize(keep=3)|tokenize('bytes')|pad(9)", "canonicalize: keep is a text, not 3"),
     ],

@@ -163,22 +163,23 @@ def few() -> tuple:
     return model, params, golden()["images"]
 
 
+@jax.jit
+def caption_logits(params, images, texts):
+    """Of texts (images, n, length), whole: (images * n, length, vocabulary)."""
+    model, n = few()[0], texts.shape[1]
+    _, out = model.apply({"params": params}, images, method="encode_image")
+    tokens = jnp.repeat(out["image_tokens"], n, axis=0)
+    flat = texts.reshape(-1, texts.shape[-1])
+    return model.apply({"params": params}, tokens, flat, method="caption_logits")
+
+
 def log_probabilities(texts: np.ndarray) -> np.ndarray:
     """Of whole texts (images, n, length), without what follows the end; computed at once.
 
     The last place only ever holds the end: its choice costs nothing but the end's own share.
     """
-    model, params, images = few()
-
-    @jax.jit
-    def logits(params, images, texts):
-        n = texts.shape[1]
-        _, out = model.apply({"params": params}, images, method="encode_image")
-        tokens = jnp.repeat(out["image_tokens"], n, axis=0)
-        flat = texts.reshape(-1, texts.shape[-1])
-        return model.apply({"params": params}, tokens, flat, method="caption_logits")
-
-    steps = jax.nn.log_softmax(logits(params, images, texts))
+    _, params, images = few()
+    steps = jax.nn.log_softmax(caption_logits(params, images, texts))
     flat = texts.reshape(-1, texts.shape[-1])
     found = np.take_along_axis(np.asarray(steps)[:, :-1], flat[:, 1:, None], axis=2)[..., 0]
     return (found * (flat[:, 1:] != 0)).sum(axis=1).reshape(texts.shape[:2])
@@ -238,14 +239,10 @@ def test_one_beam_takes_the_likeliest_token_each_time():
 
 
 def test_captions_read_nothing_that_is_not_written_yet():
-    model, params, images = few()
-    _, out = model.apply({"params": params}, images, method="encode_image")
-    short = np.array([[START, 3, 0, 0]] * len(images), np.int32)
-    long = np.array([[START, 3, 4, 5]] * len(images), np.int32)
-    one, two = (
-        model.apply({"params": params}, out["image_tokens"], x, method="caption_logits")
-        for x in (short, long)
-    )
+    _, params, images = few()
+    short = np.array([[[START, 3, 0, 0]]] * len(images), np.int32)
+    long = np.array([[[START, 3, 4, 5]]] * len(images), np.int32)
+    one, two = (caption_logits(params, images, x) for x in (short, long))
     np.testing.assert_allclose(one[:, :2], two[:, :2], rtol=1e-4, atol=1e-4)
 
 

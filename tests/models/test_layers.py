@@ -86,7 +86,7 @@ def test_a_query_that_may_see_nothing_gives_no_nan():
         def total(q, path=path):
             return attention.dot_product_attention(q, k, v, path, mask=mask).sum()
 
-        assert jnp.isfinite(jax.grad(total)(q)).all(), path
+        assert jnp.isfinite(jax.jit(jax.grad(total))(q)).all(), path
 
 
 def test_attention_maps_and_dropout_keep_the_mask():

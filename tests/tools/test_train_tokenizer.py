@@ -64,9 +64,19 @@ def test_pieces_reach_words_never_seen(options):
     assert made.encode("x") == [3]
 
 
+def test_pieces_are_the_same_at_the_end_of_a_word_and_in_its_middle(options):
+    tool.main([*options, "--kind", "pieces", "--least", "2"])
+    made = tokenizers.load(options[3])
+    assert made.encode("redred") == 2 * made.encode("red") and len(made.encode("red")) == 1
+    tool.main([*options, "--kind", "bpe", "--least", "2"])
+    tokenizers.load.cache_clear()
+    made = tokenizers.load(options[3])
+    assert made.encode("redred") != 2 * made.encode("red")
+
+
 def test_faults(options, capsys):
     assert config.exit_code(tool.main, [*options, "--kind", "letters"]) == 2
-    assert '--kind = "letters": wants one of words, bpe' in capsys.readouterr().err
+    assert '--kind = "letters": wants one of words, bpe, pieces' in capsys.readouterr().err
     assert config.exit_code(tool.main, [*options, "--size", "0"]) == 2
     assert '--size = "0": wants a whole number from 1 on' in capsys.readouterr().err
     config_without = Path(options[1])

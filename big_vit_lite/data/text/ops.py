@@ -113,6 +113,34 @@ class DropWords(TextOp):
 
 
 @dataclass(frozen=True)
+class CutWords(TextOp):
+    """Each word of four letters or more cut in two with probability `p`, at a random place that
+    leaves two letters on either side; evaluation cuts none.
+
+    Subword regularisation (Kudo 2018; Provilkov 2020, BPE-dropout) for any tokenizer whose pieces
+    are the same at the start and in the middle of a word: pieces of known words are trained, so
+    that words never seen, which are made of them, mean something.
+    """
+
+    p: float
+
+    def __post_init__(self) -> None:
+        require_number(self.p, "p", 0.0, 1.0)
+
+    def __call__(self, text: str, rng: np.random.Generator) -> str:
+        words = text.split()
+        drawn = rng.random((len(words), 2))
+        made = []
+        for word, (chance, where) in zip(words, drawn, strict=True):
+            if chance < self.p and len(word) >= 4:
+                at = 2 + int(where * (len(word) - 3))
+                made += [word[:at], word[at:]]
+            else:
+                made.append(word)
+        return " ".join(made)
+
+
+@dataclass(frozen=True)
 class Tokenize:
     """The text as token ids of a tokenizer, which data/tokenizers.py names.
 

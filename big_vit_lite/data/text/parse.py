@@ -23,6 +23,7 @@ from big_vit_lite.data.grammar import Grammar
 from big_vit_lite.data.text.ops import (
     Canonicalize,
     Clean,
+    CutWords,
     DropWords,
     Lower,
     Pad,
@@ -38,6 +39,7 @@ OPS: Mapping[str, type] = {
     "clean": Clean,
     "template": Template,
     "drop_words": DropWords,
+    "cut_words": CutWords,
     "tokenize": Tokenize,
     "truncate": Truncate,
     "pad": Pad,
@@ -88,13 +90,13 @@ class TextTransform:
         first = (
             Template(op.templates[0]) if isinstance(op, Template) else op
             for op in self.before
-            if not isinstance(op, DropWords)
+            if not isinstance(op, DropWords | CutWords)
         )
         return self._with(tuple(first))
 
     def without_templates(self) -> TextTransform:
         """The same for texts that have been put into templates already, such as prompts."""
-        skipped = (Template, DropWords)
+        skipped = (Template, DropWords, CutWords)
         return self._with(tuple(op for op in self.before if not isinstance(op, skipped)))
 
     def _with(self, before: tuple[TextOp, ...]) -> TextTransform:
