@@ -24,16 +24,23 @@ def prepare() -> None:
     parser.add_argument("--models", nargs="+", required=True, choices=list(NAMES))
     options = parser.parse_args()
     import jax
+    import numpy as np
 
     import big_vit_lite as bvl
     from big_vit_lite import config, models, serving, weights
 
+    def draw(path, x):
+        """Every leaf random; drawn here, as compiling the models' own values takes longer."""
+        centre = {"scale": 1.0, "t": np.log(10.0)}.get(path[-1].key, 0.0)
+        return rng.normal(centre, 0.02, x.shape).astype(np.float32)
+
+    rng = np.random.default_rng(0)
     clip = {"activation": "quick", "norm_eps": 1e-5}
     image = {"patch_bias": False, "pre_norm": True, "image_size": turns.IMAGE, **clip}
     # transformers' ViT has the exact GELU and 1e-12.
     vit = config.Model(
         variant="B/16", classes=1000, image_size=turns.IMAGE, activation="erf", norm_eps=1e-12,
-        head_init=0.02, position_resample="cubic_torch",
+        position_resample="cubic_torch",
     )  # fmt: skip
     made = {
         "vit": (weights.Sections(vit), "transformers-vit"),
@@ -51,7 +58,8 @@ def prepare() -> None:
         path = options.folder / name
         if not path.exists():
             model = sections.build("cpu", scan=False)
-            weights.save(path, models.init_params(model, jax.random.key(0)), sections, layout)
+            shapes = jax.eval_shape(lambda m=model: models.init_params(m, jax.random.key(0)))
+            weights.save(path, jax.tree.map_with_path(draw, shapes), sections, layout)
         serving.export(
             bvl.load(path),
             options.folder / f"{name}-{options.format}",
