@@ -1,6 +1,7 @@
 """export: a loaded model into a folder that serves without it."""
 
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,24 +59,43 @@ def export(
     folder = Path(folder)
     _check(folder, format, pixels, dtype, platforms)
     made = parts.functions(model, functions, pixels, dtype)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Beside, then renamed: what is refused or broken off leaves nothing behind.
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
+        whole = Path(beside) / folder.name
+        whole.mkdir()
+        about = _write(whole, model, made, format, pixels, dtype, platforms)
+        if folder.is_dir():
+            folder.rmdir()
+        whole.rename(folder)
+    return about
+
+
+def _write(
+    folder: Path,
+    model: Pretrained,
+    made: Sequence[Function],
+    format: str,
+    pixels: str,
+    dtype: str,
+    platforms: Sequence[str],
+) -> dict[str, Any]:
+    more: dict[str, Any] = {}
     if format == "onnx":
         files = onnx.write(folder, made)
     else:
         files, used = stablehlo.write(folder, made, platforms)
         # safetensors writes the memory as it lies, of transposed arrays too.
         save_file({k: np.asarray(x, order="C") for k, x in used.items()}, folder / WEIGHTS)
+        more = {"platforms": list(platforms), "weights": WEIGHTS}
     about = {
         "version": loading.VERSION,
         "format": format,
         "functions": {f.name: _said(f, files[f.name]) for f in made},
-        **({"platforms": list(platforms), "weights": WEIGHTS} if format == "stablehlo" else {}),
+        **more,
         **described(model, pixels, dtype),
-        "sha256": {
-            path.name: loading.sha256(path) for path in sorted(folder.iterdir()) if path.is_file()
-        },
+        "sha256": {path.name: loading.sha256(path) for path in sorted(folder.iterdir())},
     }
-    # Last: a folder with it is whole.
     (folder / loading.ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     return about
 

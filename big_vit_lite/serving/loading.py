@@ -17,7 +17,7 @@ import numpy as np
 from jax import export
 
 ABOUT = "serving.json"
-"""What a folder says of itself; written last, so that a folder with it is whole."""
+"""What a folder says of itself."""
 VERSION = 1
 """Of what ABOUT holds and means."""
 DTYPES = {"F32": np.float32, "I32": np.int32}

@@ -62,8 +62,8 @@ def write(folder: Path, functions: Sequence[Function]) -> dict[str, str]:
         difference = largest_difference(session, function)
         if not difference <= TOLERANCE:
             raise InputError(
-                f"{path}: onnxruntime's outputs differ from the model's by {difference:.1e} of "
-                f"their largest, more than {TOLERANCE}: take the format stablehlo."
+                f"onnxruntime's {function.name} differs from the model's by {difference:.1e} "
+                f"of its largest value, more than {TOLERANCE}: take the format stablehlo."
             )
     return files
 

@@ -77,8 +77,9 @@ def test_a_file_that_is_not_the_model_is_refused(tmp_path, monkeypatch):
         return translate(lambda *inputs: f(*inputs) * 1.001, *rest, **more)
 
     monkeypatch.setattr(jax2onnx, "to_onnx", wrong)
-    with pytest.raises(InputError, match=r"outputs differ from the model's by \d.*stablehlo"):
+    with pytest.raises(InputError, match=r"differs from the model's by \d.*stablehlo"):
         serving.export(exported.model("L02-map"), tmp_path / "out", ["image_features"], "onnx")
+    assert not list(tmp_path.iterdir())
 
     def broken(*args, **more):
         raise KeyError("no plugin for cosine")
@@ -93,6 +94,7 @@ def test_without_the_extra_it_is_told_of(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     with pytest.raises(InputError, match=r'needs jax2onnx: pip install "big_vit_lite\[onnx\]"'):
         serving.export(exported.model("L02-map"), tmp_path / "out", ["image_features"], "onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_comparison_tells_a_wrong_file(monkeypatch):
