@@ -28,7 +28,7 @@ class QueryPooling(nn.Module):
         init = nn.initializers.normal
         queries = self.param("queries", init(1.0), (1, self.queries, self.width))
         queries = self.spec.norm("LayerNorm_0")(queries)
-        queries = jnp.broadcast_to(queries, (len(encoded), *queries.shape[1:]))
+        queries = jnp.broadcast_to(queries, (encoded.shape[0], *queries.shape[1:]))
         x, _ = self.spec.attend("MultiHeadDotProductAttention_0")(queries, encoded)
         x = constrain(self.spec.norm("LayerNorm_1")(x))
         head = nn.Dense(

@@ -94,7 +94,7 @@ class Convolution(nn.Module):
 
 def average(x: Maps, side: int) -> Maps:
     """Means of squares that tile the map."""
-    return x if side == 1 else nn.avg_pool(x, (side, side), (side, side))
+    return x if side == 1 else nn.avg_pool(x, window_shape=(side, side), strides=(side, side))
 
 
 class Bottleneck(nn.Module):

@@ -134,7 +134,7 @@ class TextTransformer(nn.Module):
         x = table(tokens)
         if self.pool == "cls":
             cls = self.param("cls", init.normal(self.position_std), (1, 1, self.width))
-            cls = jnp.broadcast_to(cls.astype(dtype), (len(x), 1, self.width))
+            cls = jnp.broadcast_to(cls.astype(dtype), (x.shape[0], 1, self.width))
             x = jnp.concatenate([x, cls], axis=1)
         rows = self.length + (self.pool == "cls")
         positions = self.param(
@@ -146,7 +146,7 @@ class TextTransformer(nn.Module):
         """Which positions may be looked at."""
         if self.pad_id is None:
             return None
-        ones = jnp.ones((len(tokens), 1), bool)
+        ones = jnp.ones((tokens.shape[0], 1), bool)
         seen = tokens != self.pad_id
         if self.pool == "cls":
             seen = jnp.concatenate([seen, ones], axis=1)
