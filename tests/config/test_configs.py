@@ -142,7 +142,7 @@ def test_coca_is_clip_with_a_decoder():
 def test_clip_emoji_arguments():
     run = load("clip_emoji", "path=here,train=fit,val=tune,seed=2")
     assert (run.seed, run.data.train.split, run.data.val.split) == (2, "fit", "tune")
-    assert "tokenize('here/words.json')" in run.data.train.text
+    assert "tokenize('here/pieces.json')" in run.data.train.text
     assert "tokenize('other.json')" in load("clip_emoji", "vocabulary=other.json").data.train.text
     assert run.data.val.transform == "decode|resize(48)" and run.text.pad_id == 0
 
