@@ -58,7 +58,7 @@ class Images:
         skip: whether one that cannot be read is left out; otherwise batches end with it.
 
     Raises:
-        InputError: the model does not say how images are transformed.
+        InputError: the model does not say how images are transformed, or reads images of any shape.
     """
 
     def __init__(
@@ -73,6 +73,11 @@ class Images:
             raise InputError(
                 f"{model.source} does not say how images were preprocessed: give --transform (such "
                 "as \"decode|resize(224, 'bicubic')\"), --mean and --std"
+            )
+        if model.sections.model.max_patches is not None:
+            raise InputError(
+                f"{model.source} reads images of any shape (NaFlex), and predict images of one "
+                "size: use encode_image or logits of big_vit_lite.load in Python"
             )
         self.paths, self.skip = paths, skip
         self._threads, self._thumbnails = threads or os.cpu_count() or 1, thumbnails

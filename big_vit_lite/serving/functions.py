@@ -65,8 +65,8 @@ def functions(
         pixels: one of PIXELS.
 
     Raises:
-        InputError: a name that is none, a function that the model has not, or pixels whose mean and
-            standard deviation are not known.
+        InputError: a name that is none, a function that the model has not, images of any shape, or
+            pixels whose mean and standard deviation are not known.
     """
     has = available(model)
     names = list(has) if names is None else list(names)
@@ -77,6 +77,11 @@ def functions(
             raise InputError(
                 f"{model.source} has no {name.replace('_', ' ')}, but {', '.join(has)}."
             )
+    if model.sections.model.max_patches is not None:
+        raise InputError(
+            f"{model.source} reads images of any shape (NaFlex), which exported functions do not: "
+            "use encode_image of big_vit_lite.load, or take a model of one size."
+        )
     if pixels == "uint8" and model.preprocessing is None:
         raise InputError(
             f"{model.source} does not say how pixels were normalised: give transform, mean and "

@@ -11,9 +11,10 @@ import small
 from PIL import Image as Pillow
 from weights import parity
 
-from big_vit_lite import models, weights
+from big_vit_lite import models, serving, weights
 from big_vit_lite.config import InputError, rules
 from big_vit_lite.models.layers.positions import resample_matrix, resampled_rows
+from big_vit_lite.predict import reading
 
 NAME = "L23-siglip2"
 
@@ -124,6 +125,14 @@ def test_the_listing_of_the_page_encodes_files_of_several_shapes(listing):
     shapes = parity.golden(NAME)["processed/shapes"]
     np.testing.assert_array_equal(listing["patches"].grid(), shapes[:2])
     assert listing["features"].shape == (2, 32)
+
+
+def test_commands_for_images_of_one_size_refuse_it(siglip2, tmp_path):
+    with pytest.raises(InputError, match=r"\(NaFlex\), and predict images of one size: use encode"):
+        reading.Images(siglip2, ["a.jpg"])
+    with pytest.raises(InputError, match=r"\(NaFlex\), which exported functions do not"):
+        serving.export(siglip2, tmp_path / "served")
+    assert not (tmp_path / "served").exists()
 
 
 def test_what_does_not_fit_is_told_of(siglip2, tmp_path):
