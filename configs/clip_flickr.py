@@ -46,7 +46,7 @@ def get_config(arg=None):
     vocabulary = arg.vocabulary or f"{arg.path}/pieces.json"
     config = beside(__file__, "clip_emoji.py").get_config(f"path={arg.path},seed={arg.seed}")
     config.name = "clip_flickr"
-    config.epochs = 120
+    config.epochs = 90
 
     tokens = f"tokenize({vocabulary!r})|truncate({TOKENS})|pad({TOKENS})"
     crop = f"random_resized_crop({SIDE}, (0.4, 1))"
