@@ -62,7 +62,9 @@ def row(layout: Layout) -> str:
             kinds |= {_source(kind, golden) for kind in SOURCES if _holds(golden, f"{kind}/")}
             cases |= {(case, _inputs(case, golden)) for case in CASES if _holds(golden, f"{case}/")}
     kinds = sorted(kinds)
-    cases = [text for _, text in sorted(cases, key=lambda found: [*CASES].index(found[0]))]
+    cases = [
+        text for _, text in sorted(cases, key=lambda found: ([*CASES].index(found[0]), found[1]))
+    ]
     models = ", ".join(file.stem.split("-", 1)[1] for file in files)
     written = "no" if layout.file is None else f"`{layout.file}`"
     return (

@@ -143,6 +143,7 @@ class ViT(nn.Module):
         tokens, out = self._embed(constrain(images), noise, kept)
         return self._encode(tokens, out, noise, capture), out
 
+    @nn.nowrap  # layers keep their names in traces
     def _encode(
         self,
         tokens: Float[Array, "b t d"],

@@ -145,7 +145,7 @@ def test_every_fault_at_once(values):
         'learning_rate = "3": there is no such field; did you mean optim.lr?',
         'evals.val.evry = "2": there is no such field; did you mean evals.val.every?',
         'modle.depth = "3": there is no such field; did you mean model.depth?',
-        'model.pool = "gapp": wants one of cls, gap, map, none; did you mean "gap"?',
+        'model.pool = "gapp": wants one of cls, gap, cls_gap, map, none; did you mean "gap"?',
         'model.scan = "maybe": wants one of true, false or none',
         'optim.lr.x = "1": there is no such field; did you mean optim.lr?',
         'optim.warmup = "3 h": wants steps as a number, or "10 epochs", "5000 examples", '

@@ -30,7 +30,7 @@ def test_every_type_has_words():
     assert named["optim.end_lr"] == "number in [0, 1]"
     assert named["model.dropout"] == "number in [0, 1)"
     assert named["model.patch"] == "int >= 1 or (int >= 1, int >= 1) or none"
-    assert named["model.pool"] == "cls | gap | map | none"
+    assert named["model.pool"] == "cls | gap | cls_gap | map | none"
     assert named["optim.warmup"] == "duration"
     assert named["checkpoint.every"] == "duration > 0 or none"
     assert named["checkpoint.keep_best"] == "metric or none"

@@ -9,7 +9,7 @@ import pytest
 from data import test_tokenizers
 from pictures import photo
 from PIL import Image
-from test_pretrained import own_run, published
+from pretrained_models import own_run, published
 
 import big_vit_lite as bvl
 from big_vit_lite.predict import compiled, main

@@ -6,8 +6,8 @@ import shlex
 from pathlib import Path
 
 import numpy as np
+import pretrained_models
 import pytest
-import test_pretrained
 from serving import exported
 
 import big_vit_lite as bvl
@@ -36,7 +36,7 @@ def follow(test: str, names: dict) -> None:
 
 def test_the_page_serves_a_run_of_ours(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    test_pretrained.own_run(tmp_path / "runs" / "vit", task={"loss": "sigmoid"})
+    pretrained_models.own_run(tmp_path / "runs" / "vit", task={"loss": "sigmoid"})
     names: dict = {}
     follow("classifier", names)
     printed = capsys.readouterr().out.splitlines()
