@@ -15,8 +15,8 @@ Arguments, after a colon and separated by commas, as in configs/clip_quickstart.
 
 Expected result: 98 % of held-out pictures get the right one of 200 captions, and as many of those
 whose caption was never read; in about three minutes on two CPU cores.
-Measured: 98.55, 97.75, 98.48 % and 98.15, 97.95, 98.30 % for seeds 0, 1, 2; seed 0 in 2 min 57 s from
-start to end with two cores to itself (results/clip_quickstart).
+Measured: 98.55, 97.75, 98.48 % and 98.15, 97.95, 98.30 % for seeds 0, 1, 2; seed 0 in 2 min 57 s
+from start to end with two cores to itself (results/clip_quickstart).
 
 Source: scikit-learn's digits, as in quickstart.py, two at a time on 16x16 pixels: "a three left of
 a seven", "an eight above a one" (data/sources/digit_pairs.py). The recipe is this project's own.

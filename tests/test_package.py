@@ -78,8 +78,10 @@ def test_public_names_load():
 
 def twice(folder) -> list[tuple[float, float]]:
     """Seconds to the first step by the clock, and processor time to the end, of two starts."""
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": str(folder)}
-    del environment["JAX_COMPILATION_CACHE_DIR"]  # the default is what is tested
+    # The defaults are what is tested, not what conftest.py sets to compile fast.
+    ours = ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS")
+    environment = {k: v for k, v in os.environ.items() if k not in ours}
+    environment["XDG_CACHE_HOME"] = str(folder)
     command = [sys.executable, "-m", "big_vit_lite.train", "--config", "configs/quickstart.py"]
     found = []
     for name in ("first", "second"):
@@ -102,7 +104,7 @@ def twice(folder) -> list[tuple[float, float]]:
 
 
 def test_second_start_finds_compiled_programs(tmp_path):
-    # Processor time, as other tests run beside this one: 20 s and then 10 s, imports included.
+    # Processor time, as other tests run beside this one: 28 s and then 10 s, imports included.
     first, second = (processor for _, processor in twice(tmp_path))
     assert second < 0.75 * first
 
