@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from predict.conftest import ODD
+from pretrained_models import assert_close
 
 from big_vit_lite.config import InputError
 from big_vit_lite.predict import main, outputs
@@ -34,10 +35,6 @@ class Page(html.parser.HTMLParser):
 
     def handle_data(self, data):
         self.texts.append(data)
-
-
-def assert_close(found, wanted, tolerance=1e-6):
-    assert np.abs(np.asarray(found) - wanted).max() <= tolerance * np.abs(wanted).max()
 
 
 def test_classes_are_those_of_the_model(here, predict, records, model_of):

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from pictures import photo
 from PIL import Image
+from pretrained_models import assert_close
 
 from big_vit_lite.data import files, prepared
 from big_vit_lite.predict import compiled, embed, finishing, main, reading
@@ -33,11 +34,6 @@ def paths(here):
 @pytest.fixture
 def wanted(model_of, paths):
     return np.asarray(model_of("dino").encode_image(paths))
-
-
-def assert_close(found, wanted, tolerance=1e-6):
-    assert found.shape == wanted.shape
-    assert np.abs(found.astype(np.float64) - wanted).max() <= tolerance * np.abs(wanted).max()
 
 
 def test_vectors_are_the_models_in_either_format(here, predict, paths, wanted, monkeypatch):
