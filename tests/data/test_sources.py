@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from PIL import Image as Pillow
 
 from big_vit_lite.config import InputError, RunError, Split
 from big_vit_lite.data import sources, transforms
-from big_vit_lite.data.sources import parquet
+from big_vit_lite.data.sources import digits, parquet
 from big_vit_lite.data.sources.base import BadExample
 from big_vit_lite.data.sources.folder import EXTENSIONS
 
@@ -77,16 +79,29 @@ def folder(tmp_path):
 def test_digits_are_scikit_learns_spread_over_all_grey_levels():
     from sklearn.datasets import load_digits
 
-    source, digits = build("digits"), load_digits()
+    source, theirs = build("digits"), load_digits()
     assert len(source) == 1797
     assert source.class_names == tuple("0123456789")
     images = np.stack([source[i]["image"] for i in range(1797)])
     assert images.shape == (1797, 8, 8, 1)
     assert images.dtype == np.uint8
     assert images.max() == 255
-    assert np.array_equal(images[..., 0], np.round(digits.images * 255 / 16))
-    assert [source[i]["label"] for i in range(1797)] == digits.target.tolist()
-    assert np.array_equal(source.labels(), digits.target)
+    assert np.array_equal(images[..., 0], np.round(theirs.images * 255 / 16))
+    assert [source[i]["label"] for i in range(1797)] == theirs.target.tolist()
+    assert np.array_equal(source.labels(), theirs.target)
+
+
+def test_digits_are_read_without_importing_scikit_learn(monkeypatch):
+    code = "import sys; from big_vit_lite.data import sources; "
+    code += "from big_vit_lite.config import Split; "
+    code += "split = Split(source='digits', transform='decode'); "
+    code += "print(len(sources.build(split)), 'sklearn' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1797", "False"]
+    # Where its file is not there it is asked itself.
+    rows = digits._rows()
+    monkeypatch.setattr(digits.importlib.util, "find_spec", lambda name: None)
+    assert np.array_equal(digits._rows(), rows)
 
 
 def test_synthetic_is_a_function_of_row_and_split_and_can_be_learned():

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import signal
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -68,7 +69,8 @@ def local(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(store, local):
-    """The same run, killed in the upload of step 4 by the first byte of its arrays to arrive."""
+    """The same run, killed in the upload of step 4 by the first byte of its arrays to arrive, and
+    then brought to its end; with what stood in between."""
     workdir = "gs://bucket/run"
 
     def kill(method, name):
@@ -82,18 +84,27 @@ def run(store, local):
     store.refuse = kill
     assert several.wait([process]) == [-signal.SIGKILL], several.output(files, 0)
     store.refuse = lambda method, name: None
-    return workdir
+    last = json.loads(store.objects["run/metrics.jsonl"][1].splitlines()[-1])["step"]
+    killed = Killed(names(store, "run"), steps(store, "run"), last)
+    assert main(options(workdir, 6)) == 0
+    return workdir, killed
+
+
+class Killed(NamedTuple):
+    """A run's folder after the kill."""
+
+    names: list[str]
+    steps: list[int]
+    last_row: int
 
 
 def test_a_run_killed_in_an_upload_resumes_and_ends_bitwise_as_a_local_one(store, run, local):
-    held = names(store, "run")
-    assert any(name.startswith("checkpoints/4/") for name in held)
-    assert "checkpoints/4/manifest.json" not in held and steps(store, "run") == [2]
-    last = json.loads(store.objects["run/metrics.jsonl"][1].splitlines()[-1])["step"]
-    assert last in (2, 4)  # never behind the checkpoint that counts
+    run, killed = run
+    assert any(name.startswith("checkpoints/4/") for name in killed.names)
+    assert "checkpoints/4/manifest.json" not in killed.names and killed.steps == [2]
+    assert killed.last_row in (2, 4)  # never behind the checkpoint that counts
     # On this machine a process that is gone is known to be: nothing is waited for.
-    assert "checkpoints/.owner" in held
-    assert main(options(run, 6)) == 0
+    assert "checkpoints/.owner" in killed.names
     assert stored(run) == stored(local)
     ours = store.objects["run/metrics.jsonl"][1].decode()
     assert rows(ours) == rows((local / "metrics.jsonl").read_text()) and len(rows(ours)) == 6
@@ -107,6 +118,8 @@ def test_a_run_killed_in_an_upload_resumes_and_ends_bitwise_as_a_local_one(store
 
 
 def test_it_is_evaluated_and_started_from_like_a_local_one(store, run, local, tmp_path, capfd):
+    run, _ = run
+
     def numbers(where, *more):
         assert evaluate.main([*options(tmp_path, 6, "--checkpoint", str(where))[2:], "--config",
                               QUICKSTART, *more]) == 0  # fmt: skip
@@ -123,12 +136,17 @@ def test_it_is_evaluated_and_started_from_like_a_local_one(store, run, local, tm
 
 
 def test_a_flipped_byte_is_found_and_the_older_checkpoint_named(store, run, capfd):
+    run, _ = run
     name = max((n for n in store.objects if n.startswith("run/checkpoints/6/state/")),
                key=lambda n: len(store.objects[n][1]))  # fmt: skip
-    data = bytearray(store.objects[name][1])
+    whole = store.objects[name][1]
+    data = bytearray(whole)
     data[len(data) // 2] ^= 1
     store.write(name, data)
-    assert main(options(run, 6)) == 2
+    try:
+        assert main(options(run, 6)) == 2
+    finally:
+        store.write(name, whole)
     said = capfd.readouterr().err
     assert f"the file {name.removeprefix('run/checkpoints/6/')} has changed since it was" in said
     assert "gs://bucket/run/checkpoints/4 is whole: remove" in said and "Traceback" not in said
