@@ -73,14 +73,12 @@ def random_params(task, seed=0):
 
 def loss_and_gradients(run, sizes, count, accumulate=1, task=None, params=None):
     """(loss, metrics, gradients by path) on `count` devices, sharded as in training; parameters are
-    those of `task.init` where none are given."""
+    random ones where none are given."""
     mesh = parallel.make_mesh(config.Mesh(**sizes), jax.devices()[:count])
     run = run.model_copy(update={"mesh": config.Mesh(**sizes)})
     task = task or make_task(run, mesh)
-    key = jax.random.key(0)
-    shardings = parallel.state_shardings(jax.eval_shape(task.init, key), mesh)
-    if params is None:
-        params = jax.jit(task.init, out_shardings=shardings)(key)
+    params = random_params(task) if params is None else params
+    shardings = parallel.state_shardings(params, mesh)
     params = jax.device_put(params, shardings)
     lock = small.make_optimizer(run, task).lock
 

@@ -50,17 +50,38 @@ def random_batch(run, mesh, step, image_shape=(32, 32, 3)):
     return jax.device_put(arrays, parallel.batch_sharding(mesh))
 
 
-def train(run, mesh, steps, task=None):
-    """Losses of `steps` steps, and the last state."""
-    task = task or make_task(run)
-    training = parallel.compile_training(
-        task, make_optimizer(run, task), mesh, batch_spec(run, mesh), run.seed
-    )
-    state, losses = training.init(), []
+def compile_run(run, mesh):
+    """The compiled step of a run."""
+    task = make_task(run)
+    spec = batch_spec(run, mesh)
+    return parallel.compile_training(task, make_optimizer(run, task), mesh, spec, run.seed)
+
+
+def train(run, mesh, steps, first=None):
+    """Losses of `steps` steps, and the last state.
+
+    Args:
+        first: the state to begin with, as arrays of the host; None: the run's own, whose program
+            takes seconds to compile.
+    """
+    training = compile_run(run, mesh)
+    if first is None:
+        state = training.init()
+    else:
+        shardings = jax.tree.map(lambda x: x.sharding, training.abstract)
+        state = jax.device_put(first, shardings)
+    losses = []
     for i in range(steps):
         state, metrics = training.step(state, random_batch(run, mesh, i))
         losses.append(float(metrics["loss"]))
     return losses, state, training
+
+
+def first_state(run):
+    """The run's own state before any step, as arrays of the host."""
+    task = make_task(run)
+    init, _ = steps.make_functions(task, make_optimizer(run, task), run.seed)
+    return jax.device_get(jax.jit(init)())
 
 
 @functools.cache

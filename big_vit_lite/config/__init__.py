@@ -16,7 +16,8 @@ from big_vit_lite.config.errors import ABSENT, Fault, InputError, RunError
 from big_vit_lite.config.load import load
 from big_vit_lite.config.model import Model
 from big_vit_lite.config.resume import RESUMABLE, check_resume, differences
-from big_vit_lite.config.rules import check_devices, mesh_sizes, microbatches, splits
+from big_vit_lite.config.rules import splits
+from big_vit_lite.config.rules_mesh import check_devices, mesh_sizes, microbatches
 from big_vit_lite.config.schema import (
     Checkpoint,
     Data,

@@ -3,39 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from fractions import Fraction
 
 from big_vit_lite.config.durations import amount
 from big_vit_lite.config.errors import Fault
-from big_vit_lite.config.fields import closest
-from big_vit_lite.config.schema import Eval, Mesh, Run, Split
+from big_vit_lite.config.rules_evals import check_evals
+from big_vit_lite.config.rules_mesh import check_mesh
+from big_vit_lite.config.schema import Run, Split
 
 _LENGTHS = ("steps", "epochs", "examples")
-_RESERVED = ("train", "speed", "data")
-"""First words of metrics that are not evaluations."""
-_RANKS = ("r1", "r5", "r10", "median_rank", "mean_rank")
-METRICS = {
-    "classification": ("top1", "top5", "loss"),
-    "zero_shot": ("top1", "top5", "mean_per_class"),
-    "retrieval": tuple(f"{way}/{n}" for way in ("image_to_text", "text_to_image") for n in _RANKS),
-    "choices": ("accuracy", "text", "image", "group"),
-    "captions": ("nll", "perplexity", "exact"),
-}
-"""Metrics of each type of evaluation; of choices each category has them, too, and exact is there
-where captions are written: with predictions."""
-_LOWEST_IS_BEST = ("loss", "nll", "perplexity", "median_rank", "mean_rank")
-_WITHOUT_CAPTIONS = ("digits", "folder", "synthetic")
-_OF_TYPE = {
-    "prompts": "zero_shot",
-    "class_names": "zero_shot",
-    "file": "choices",
-    "images": "choices",
-    "transform": "choices",
-    "beams": "captions",
-}
-"""Fields of an evaluation that have a meaning for one type."""
 
 
 def splits(run: Run) -> Iterator[tuple[str, Split]]:
@@ -53,8 +30,8 @@ def splits(run: Run) -> Iterator[tuple[str, Split]]:
 def check(run: Run) -> Iterator[Fault]:
     """All findings of this file."""
     for part in (
-        _length, _phases, _batch, _task, _two_towers, _mixing, _channels, _sources, _evals,
-        _tokens, _mesh, _report,
+        _length, _phases, _batch, _task, _two_towers, _mixing, _channels, _sources, check_evals,
+        _tokens, check_mesh, _report,
     ):  # fmt: skip
         yield from part(run)
 
@@ -216,82 +193,6 @@ def _sources(run: Run) -> Iterator[Fault]:
             yield Fault(f"{key}.path", wanted, depends=(f"{key}.source",))
 
 
-def _evals(run: Run) -> Iterator[Fault]:
-    for name, evaluation in run.evals.items():
-        if not re.fullmatch(r"\w[\w.-]*", name) or name in _RESERVED:
-            taken = f"no name for an evaluation; {', '.join(_RESERVED)} name other metrics"
-            yield Fault(f"evals.{name}", taken)
-        yield from _eval_type(run, f"evals.{name}", evaluation)
-        if evaluation.type == "choices":
-            yield from _choices(run, f"evals.{name}", evaluation)
-        elif evaluation.data is None and run.data.val is None:
-            wanted = "is missing, and so is data.val, which would stand in"
-            yield Fault(f"evals.{name}.data", wanted, depends=("data.val",))
-    best = run.checkpoint.keep_best
-    if best is not None and not _is_metric(run, best):
-        known = [f"{name}/{m}" for name, e in run.evals.items() for m in METRICS[e.type]]
-        known = [key for key in known if _is_metric(run, key)]
-        hint = closest(best, known) or (f"; such as {known[0]}" if known else "; evals is empty")
-        wanted = f"wants a metric of an evaluation{hint}"
-        yield Fault("checkpoint.keep_best", wanted, best, ("evals",))
-    if best is not None:
-        mode = "min" if best.split("/")[-1] in _LOWEST_IS_BEST else "max"
-        if run.checkpoint.best_mode != mode:
-            wanted = f"is {mode} for {best}, or the worst checkpoint would be kept as the best"
-            yield Fault(
-                "checkpoint.best_mode", wanted, run.checkpoint.best_mode, ("checkpoint.keep_best",)
-            )
-
-
-def _eval_type(run: Run, key: str, evaluation: Eval) -> Iterator[Fault]:
-    kind, task = evaluation.type, run.task.name
-    if (kind == "classification") != (task == "classification"):
-        wanted = f"does not fit task.name {task}, which "
-        wanted += "has no text tower" if task == "classification" else "learns no classes"
-        wanted += "; use classification" if task == "classification" else "; use zero_shot"
-        yield Fault(f"{key}.type", wanted, kind, ("task.name",))
-    elif kind == "captions" and task != "coca":
-        wanted = f"does not fit task.name {task}, which has no caption decoder; use retrieval, or "
-        wanted += "set task.name=coca"
-        yield Fault(f"{key}.type", wanted, kind, ("task.name",))
-    for name, owner in _OF_TYPE.items():
-        value = getattr(evaluation, name)
-        if kind != owner and value != type(evaluation).model_fields[name].default:
-            wanted = f"has a meaning only where {key}.type is {owner}; leave it out"
-            yield Fault(f"{key}.{name}", wanted, value, (f"{key}.type",))
-    split, split_key = evaluation.data or run.data.val, f"{key}.data"
-    reads = {"retrieval": "find", "captions": "predict"}.get(kind)
-    if reads and split is not None and split.source in _WITHOUT_CAPTIONS:
-        split_key = split_key if evaluation.data else "data.val"
-        wanted = f"has no captions to {reads}; use table, tar, parquet, arrayrecord or tfds"
-        yield Fault(f"{split_key}.source", wanted, split.source, (f"{key}.type",))
-
-
-def _choices(run: Run, key: str, evaluation: Eval) -> Iterator[Fault]:
-    if evaluation.file is None:
-        wanted = "is missing; type choices wants the JSON file of the choices, or a folder of them"
-        yield Fault(f"{key}.file", wanted, depends=(f"{key}.type",))
-    if evaluation.data is not None:
-        wanted = "has no meaning where the type is choices: file and images say what is read"
-        yield Fault(f"{key}.data", wanted, depends=(f"{key}.type",))
-    if evaluation.transform is None and run.data.val is None:
-        wanted = "is missing, and so is data.val, whose transform would stand in"
-        yield Fault(f"{key}.transform", wanted, depends=("data.val",))
-
-
-def _is_metric(run: Run, key: str) -> bool:
-    """Whether an evaluation gives a metric of this name, of raw or of averaged weights."""
-    name, _, metric = key.partition("/")
-    if name not in run.evals:
-        return False
-    kind, metric = run.evals[name].type, metric.removeprefix("ema/")
-    if metric == "exact" and not run.evals[name].predictions:
-        return False
-    return metric in METRICS[kind] or (
-        kind == "choices" and metric.rsplit("/", 1)[-1] in METRICS[kind]
-    )
-
-
 def _tokens(run: Run) -> Iterator[Fault]:
     model = run.model
     if model.pool == "none" and run.task.name == "classification":
@@ -309,64 +210,6 @@ def _tokens(run: Run) -> Iterator[Fault]:
         yield Fault("model.variant", wanted, model.variant, ("task.name",))
 
 
-def mesh_sizes(mesh: Mesh) -> dict[str, int]:
-    """Mesh axes and their sizes; sequence and stage only where they are set."""
-    sizes = mesh.model_dump(exclude={"microbatches"})
-    return {k: n for k, n in sizes.items() if n != 1 or k not in ("sequence", "stage")}
-
-
-def microbatches(mesh: Mesh) -> int:
-    """Parts of a batch in a pipeline; 1 without one."""
-    return 1 if mesh.stage == 1 else mesh.microbatches or 4 * mesh.stage
-
-
-def _mesh(run: Run) -> Iterator[Fault]:
-    sizes = mesh_sizes(run.mesh)
-    if run.mesh.microbatches is not None and run.mesh.stage == 1:
-        wanted = "has a meaning only where mesh.stage is above 1"
-        yield Fault("mesh.microbatches", wanted, run.mesh.microbatches, ("mesh.stage",))
-    if run.mesh.stage == -1:
-        yield Fault("mesh.stage", "wants a number of stages; -1 is for the other axes", -1)
-    elif run.mesh.stage > 1 and run.model.scan is False:
-        wanted = "must be none or true, as mesh.stage splits blocks that are stacked over depth"
-        yield Fault("model.scan", wanted, False, ("mesh.stage",))
-    for axis, size in sizes.items():
-        if size < 1 and size != -1:
-            yield Fault(
-                f"mesh.{axis}", "wants a number of devices, or -1 for all that are left", size
-            )
-    if (free := [axis for axis, size in sizes.items() if size == -1])[1:]:
-        wanted = f"mesh.{free[0]} is -1 already, and only one can take what is left"
-        yield Fault(f"mesh.{free[1]}", wanted, -1, (f"mesh.{free[0]}",))
-
-
 def _report(run: Run) -> Iterator[Fault]:
     if run.report.profile is not None and run.report.profile[0] >= run.report.profile[1]:
         yield Fault("report.profile", "wants (first, end) with first < end", run.report.profile)
-
-
-def check_devices(run: Run, devices: int) -> Iterator[Fault]:
-    """What a run asks of a number of devices: the mesh covers them, the batch divides."""
-    sizes = mesh_sizes(run.mesh)
-    fixed = math.prod(size for size in sizes.values() if size != -1)
-    free = [axis for axis, size in sizes.items() if size == -1]
-    if min(sizes.values()) < -1 or 0 in sizes.values() or len(free) > 1:
-        return
-    if devices % fixed or (not free and fixed != devices):
-        shown = " x ".join(f"{axis} {size}" for axis, size in sizes.items())
-        wanted = f"{shown} does not make {devices} devices; use sizes whose product is {devices}"
-        yield Fault("mesh", f"{wanted}, or -1 for one of them")
-        return
-    sizes |= {axis: devices // fixed for axis in free}
-    ways, parts, micro = sizes["data"] * sizes["fsdp"], run.optim.accumulate, microbatches(run.mesh)
-    if run.data.batch_size % (ways * parts * micro):
-        among = f"{ways} devices" + (f" x {parts} accumulated parts" if parts > 1 else "")
-        among += f" x {micro} micro-batches" if micro > 1 else ""
-        wanted = f"must be a multiple of {ways * parts * micro} ({among})"
-        depends = ("mesh", "optim.accumulate")
-        yield Fault("data.batch_size", wanted, run.data.batch_size, depends)
-    for name, evaluation in run.evals.items():
-        size = evaluation.batch_size
-        if size is not None and size % ways:
-            wanted = f"must be a multiple of {ways}, the devices that share a batch"
-            yield Fault(f"evals.{name}.batch_size", wanted, size, ("mesh",))

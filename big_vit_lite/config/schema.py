@@ -1,7 +1,8 @@
 """The schema of a run: every name a config may set, its type, its default and its meaning.
 
 It holds what one field can say by itself. What several fields say together (divisibility,
-lengths) stands in `rules.py` and, for what models and data must know, in the commands' checks.
+lengths) stands in `rules.py` and its neighbours and, for what models and data must know, in the
+commands' checks.
 """
 
 from __future__ import annotations

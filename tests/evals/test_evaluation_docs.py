@@ -7,7 +7,7 @@ import ml_collections
 import pytest
 
 from big_vit_lite import config
-from big_vit_lite.config import rules
+from big_vit_lite.config import rules_evals
 from big_vit_lite.evals import prompts
 from big_vit_lite.evals.choices_file import read_choices
 
@@ -43,7 +43,7 @@ def test_configs_are_valid(text):
 
 def test_every_metric_is_named():
     for kind in ("zero_shot", "retrieval", "choices", "captions"):
-        for metric in rules.METRICS[kind]:
+        for metric in rules_evals.METRICS[kind]:
             assert metric.split("/")[-1] in PAGE, metric
     for name in re.findall(r"`(\w+)`", PAGE.split("Published sets are")[1].split("They are")[0]):
         assert name in prompts.template_sets()

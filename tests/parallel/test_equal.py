@@ -114,7 +114,7 @@ def test_a_batch_that_does_not_divide_into_parts_goes_through_a_pipeline_in_one(
     run = make_run(model=MODEL | {"depth": 2}, mesh={"data": 4, "stage": 2})
     alone, task = make_task(run.model_copy(update={"mesh": config.Mesh()})), make_task(run)
     mesh = parallel.make_mesh(run.mesh)
-    params = task.init(jax.random.key(0))
+    params = jax.jit(task.init)(jax.random.key(0))
     batch = jax.device_get(random_batch(run, mesh, 0))
     for rows in (4, 3):
         part = {key: x[:rows] for key, x in batch.items()}
@@ -156,7 +156,7 @@ def test_text_towers_are_split_too(causal):
     section = config.Text(variant="mu", depth=2, vocabulary=50, causal=causal, pad_id=0, scan=True)
     tower = models.build_text(section, 7, 8, "cpu")
     tokens = np.random.default_rng(0).integers(0, 50, (16, 7))
-    params = {"params": models.init_params(tower, jax.random.key(0))}
+    params = {"params": jax.jit(lambda: models.init_params(tower, jax.random.key(0)))()}
     alone = jax.jit(tower.apply)(params, tokens)[0]
     for sizes in ({"data": 4, "sequence": 2}, {"data": 4, "stage": 2}):
         with jax.set_mesh(parallel.make_mesh(config.Mesh(**sizes))):

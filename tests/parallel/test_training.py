@@ -5,7 +5,7 @@ import re
 import jax
 import numpy as np
 import pytest
-from small import make_optimizer, make_run, make_task, random_batch, train
+from small import compile_run, first_state, make_optimizer, make_run, make_task, random_batch, train
 
 from big_vit_lite import config, parallel
 from big_vit_lite.parallel import training
@@ -36,7 +36,8 @@ def test_every_mesh_gives_the_same_losses(small_fsdp):
         task={"mixup": 0.2, "label_smoothing": 0.1},
         optim={"lr": 3e-3, "clip_norm": 1.0, "ema": 0.9},
     )
-    losses = {name: train(run, make_mesh(name), 5)[0] for name in MESHES}
+    first = first_state(run)
+    losses = {name: train(run, make_mesh(name), 5, first)[0] for name in MESHES}
     reference = np.array(losses["1 device"])
     assert abs(reference[0] - reference[-1]) > 1e-3  # it does learn
     for name, other in losses.items():
@@ -67,9 +68,9 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
     run = make_run(task={"mixup": 0.5})
     task = make_task(run)
     mesh = parallel.make_mesh(devices=jax.devices()[:1])
-    params = task.init(jax.random.key(0))
+    params = jax.jit(task.init)(jax.random.key(0))
     key = jax.random.key(1)
-    batch = task.prepare(random_batch(run, mesh, 0), key)
+    batch = jax.jit(task.prepare)(random_batch(run, mesh, 0), key)
     compute = jax.jit(training.gradients, static_argnums=(0, 4))
     loss, _, whole = compute(task, params, batch, key, 1)
     for parts, tolerance in ((2, 1e-6), (8, 2e-6)):
@@ -84,9 +85,9 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
 def test_accumulation_under_sgd_gives_the_same_parameters():
     mesh = make_mesh("2x4")
     options = {"name": "sgd", "lr": 0.1, "momentum": 0.9}
-    states = [
-        train(make_run(optim={**options, "accumulate": parts}), mesh, 3)[1] for parts in (1, 2)
-    ]
+    runs = [make_run(optim={**options, "accumulate": parts}) for parts in (1, 2)]
+    first = first_state(runs[0])
+    states = [train(run, mesh, 3, first)[1] for run in runs]
     one, two = (without_key_biases(state["params"]) for state in states)
     assert largest_error(one, two) < 2e-6
 
@@ -96,7 +97,7 @@ def test_average_follows_its_formula():
     run = make_run(optim={"ema": 0.5})
     task = make_task(run)
     init, step = training.make_functions(task, make_optimizer(run, task), run.seed)
-    state = init()
+    state = jax.jit(init)()
     ema = jax.device_get(state["params"])
     for i in range(4):
         state, _ = jax.jit(step)(state, random_batch(run, mesh, i))
@@ -142,7 +143,7 @@ def compiled_step(monkeypatch, constrained=True, gathered=True):
         monkeypatch.setattr("big_vit_lite.models.layers.blocks.weights_are_split", lambda: False)
     model = {"width": 128, "depth": 4, "heads": 4, "mlp_dim": 512, "scan": True, "remat": "none"}
     run = make_run(batch_size=128, model={**model, "patch": 4})
-    _, _, done = train(run, make_mesh("8 fsdp"), 0)
+    done = compile_run(run, make_mesh("8 fsdp"))
     text = done.compiled.as_text()
     return (
         done.compiled.memory_analysis(),
@@ -172,7 +173,7 @@ def test_remat_saves_memory_on_cpu():
     def temporaries(remat):
         model = {"width": 64, "depth": 4, "heads": 4, "mlp_dim": 256, "scan": False}
         run = make_run(batch_size=64, model={**model, "patch": 4, "remat": remat})
-        _, _, done = train(run, make_mesh("1 device"), 0)
+        done = compile_run(run, make_mesh("1 device"))
         return done.compiled.memory_analysis().temp_size_in_bytes
 
     assert temporaries("dots") < 0.6 * temporaries("none")
