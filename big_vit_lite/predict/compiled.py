@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from big_vit_lite import parallel
+from big_vit_lite import models, parallel
 from big_vit_lite.config import InputError, RunError
 from big_vit_lite.evals.ranking import fetched
 from big_vit_lite.predict import options
-from big_vit_lite.predict.reading import Batch, Images
+from big_vit_lite.predict.reading import Batch, Images, Pixels
 from big_vit_lite.pretrained import Pretrained, load
-from big_vit_lite.tasks.images import normalize
+from big_vit_lite.pretrained.images import normalized
 
 _OF_LOAD = ("layout", "known", "transform", "mean", "std", "text", "vocabulary")
 
@@ -33,8 +33,8 @@ class Compiled:
     """A function of images on all local devices, which share each batch.
 
     Args:
-        function: of (parameters, normalised float32 images (b, h, w, c), *more); gives a dict of
-            arrays with b rows.
+        function: of (parameters, normalised float32 images (b, h, w, c) or models.Patches, *more);
+            gives a dict of arrays with b rows.
         batch_size: images of a batch, rounded up to a multiple of the devices.
 
     Attributes:
@@ -57,19 +57,21 @@ class Compiled:
         self.size = -(-batch_size // len(devices)) * len(devices)
 
         def answer(pixels, params, *more):
-            return function(params, normalize(pixels, said.mean, said.std), *more)
+            return function(params, normalized(pixels, said), *more)
 
         self._answer = jax.jit(answer, out_shardings=whole)
 
-    def __call__(self, pixels: np.ndarray) -> Any:
+    def __call__(self, pixels: Pixels) -> Any:
         """The function's arrays, maybe still being computed."""
         with jax.set_mesh(self._mesh):
             return self._answer(jax.device_put(pixels, self._split), *self._given)
 
 
-def blank(model: Pretrained, images: Images) -> jax.ShapeDtypeStruct:
+def blank(model: Pretrained, images: Images) -> Any:
     """One normalised image, for shapes alone; its sides are the model's own where the transform
     does not say them."""
+    if model.sections.model.max_patches is not None:
+        return jax.eval_shape(models.image_tower(model.model).example)
     side = images.output_size or model.sections.model.image_size
     side = (side, side) if isinstance(side, int) else tuple(side)
     return jax.ShapeDtypeStruct((1, *side, model.sections.model.channels), np.float32)

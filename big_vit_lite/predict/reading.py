@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import UInt8
 
@@ -23,26 +24,30 @@ THUMBNAIL = 160  # pixels of the longer side
 AHEAD = 2  # batches that are decoded, or being decoded, beyond the one that is asked for
 
 
+Pixels = UInt8[np.ndarray, "b h w c"] | dict[str, np.ndarray]
+"""Images, or the patches, positions and mask that the transform patchify makes of them."""
+
+
 class Batch(NamedTuple):
     """Some images one after the other.
 
     Attributes:
         rows: their numbers among all images, without those that cannot be read.
-        pixels: (size, h, w, c); behind those of `rows` zeros.
+        pixels: of `size` images; behind those of `rows` zeros.
         thumbnails: JPEGs, one for each of `rows`; empty where none were asked for.
         faults: of those that cannot be read, (number, why).
         seen: images up to this number are in this batch or an earlier one.
     """
 
     rows: list[int]
-    pixels: UInt8[np.ndarray, "b h w c"] | None
+    pixels: Pixels | None
     thumbnails: list[bytes]
     faults: list[tuple[int, str]]
     seen: int
 
 
 class _Read(NamedTuple):
-    pixels: np.ndarray | None
+    pixels: Pixels | None
     thumbnail: bytes
     fault: str
 
@@ -58,7 +63,7 @@ class Images:
         skip: whether one that cannot be read is left out; otherwise batches end with it.
 
     Raises:
-        InputError: the model does not say how images are transformed, or reads images of any shape.
+        InputError: the model does not say how images are transformed.
     """
 
     def __init__(
@@ -73,11 +78,6 @@ class Images:
             raise InputError(
                 f"{model.source} does not say how images were preprocessed: give --transform (such "
                 "as \"decode|resize(224, 'bicubic')\"), --mean and --std"
-            )
-        if model.sections.model.max_patches is not None:
-            raise InputError(
-                f"{model.source} reads images of any shape (NaFlex), and predict images of one "
-                "size: use encode_image or logits of big_vit_lite.load in Python"
             )
         self.paths, self.skip = paths, skip
         self._threads, self._thumbnails = threads or os.cpu_count() or 1, thumbnails
@@ -107,22 +107,23 @@ class Images:
         thumbnails: list[bytes] = []
         faults: list[tuple[int, str]] = []
         pixels = None
-        shape: tuple[int, ...] | None = None
+        shape: Any = None
         for i, read in self._ahead(start, AHEAD * size):
             if read.pixels is None:
                 faults.append((i, read.fault))
                 if not self.skip:
                     break
                 continue
-            shape = shape or read.pixels.shape
+            made = jax.tree.map(np.shape, read.pixels)
+            shape = shape or made
             if pixels is None:
-                pixels = np.zeros((size, *shape), np.uint8)
-            if read.pixels.shape != shape:
+                pixels = jax.tree.map(lambda x: np.zeros((size, *x.shape), x.dtype), read.pixels)
+            if made != shape:
                 raise InputError(
-                    f"{self._chain!r} makes {read.pixels.shape} of {self.paths[i]} and {shape} of "
-                    "images before it: give a --transform that ends in one size"
+                    f"{self._chain!r} makes {made} of {self.paths[i]} and {shape} of images before "
+                    "it: give a --transform that ends in one size"
                 )
-            pixels[len(rows)] = read.pixels
+            _put(read.pixels, pixels, len(rows))
             rows.append(i)
             thumbnails += [read.thumbnail] if self._thumbnails else []
             if len(rows) == size:
@@ -158,6 +159,11 @@ class Images:
             return _Read(None, b"", files.why(error))
         except Exception as error:  # decoders fail in many ways on damaged files
             return _Read(None, b"", f"{type(error).__name__}: {error}")
+
+
+def _put(image: Pixels, images: Pixels, row: int) -> None:
+    for part, whole in zip(*map(jax.tree.leaves, (image, images)), strict=True):
+        whole[row] = part
 
 
 def images_of(model: Pretrained, paths: Sequence[str], given: dict[str, Any]) -> Images:

@@ -14,7 +14,6 @@ from big_vit_lite.data import files
 from big_vit_lite.data.transforms.decode import Decode
 from big_vit_lite.tasks.images import normalize
 
-PATCHES = {"patches", "positions", "patch_mask"}
 KINDS = "paths, Pillow images, uint8 arrays (h, w, c), or a list of them"
 
 
@@ -90,24 +89,31 @@ def preprocess(
                 made.append(reader.opened(image))
         except (OSError, ValueError) as error:
             raise InputError(f"{name} cannot be used: {files.why(error)}.") from None
-    if set(reader.transform.specs()) == PATCHES:
-        return _patches(made, preprocessing)
-    if len(shapes := {image.shape for image in made}) > 1:
+    shapes = {tuple(map(np.shape, jax.tree.leaves(image))) for image in made}
+    if len(shapes) > 1:
         raise InputError(
-            f"{preprocessing.transform!r} makes images of several sizes ({sorted(shapes)}): give "
-            "one at a time, or a transform= that ends in one size."
+            f"{preprocessing.transform!r} makes images of several sizes "
+            f"({sorted(shape[0] for shape in shapes)}): give one at a time, or a transform= that "
+            "ends in one size."
         )
-    return normalize(np.stack(made), preprocessing.mean, preprocessing.std)
+    return normalized(jax.tree.map(lambda *each: np.stack(each), *made), preprocessing)
 
 
-def _patches(made: Sequence[dict], preprocessing: weights.Preprocessing) -> models.Patches:
-    """Images as the transform patchify made them; filling is zeros after normalising, too."""
-    stacked = {name: np.stack([each[name] for each in made]) for name in made[0]}
-    mask, flat = stacked["patch_mask"], stacked["patches"]
-    pixels = flat.reshape(*flat.shape[:2], -1, len(preprocessing.mean))
-    pixels = normalize(pixels, preprocessing.mean, preprocessing.std).reshape(flat.shape)
+def normalized(made: Any, preprocessing: weights.Preprocessing) -> Array | models.Patches:
+    """Images as a transform made them, one behind the other, as the model looks at them.
+
+    Args:
+        made: uint8 (b, h, w, c), or what the transform patchify makes: patches uint8 (b, n, p),
+            positions (b, n, 2) and patch_mask (b, n). Filling is zeros after normalising, too.
+    """
+    mean, std = preprocessing.mean, preprocessing.std
+    if not isinstance(made, dict):
+        return normalize(made, mean, std)
+    mask, flat = made["patch_mask"], made["patches"]
+    pixels = flat.reshape(*flat.shape[:2], -1, len(mean))
+    pixels = normalize(pixels, mean, std).reshape(flat.shape)
     pixels = jax.numpy.where(mask[:, :, None], pixels, 0)
-    return models.Patches(pixels, stacked["positions"], mask)
+    return models.Patches(pixels, made["positions"], mask)
 
 
 def _listed(images: Any) -> Sequence[Any]:

@@ -11,10 +11,10 @@ import small
 from PIL import Image as Pillow
 from weights import parity
 
-from big_vit_lite import models, serving, weights
+from big_vit_lite import models, predict, serving, weights
 from big_vit_lite.config import InputError, rules
 from big_vit_lite.models.layers.positions import resample_matrix, resampled_rows
-from big_vit_lite.predict import reading
+from big_vit_lite.pretrained import loading
 
 NAME = "L23-siglip2"
 
@@ -127,9 +127,23 @@ def test_the_listing_of_the_page_encodes_files_of_several_shapes(listing):
     assert listing["features"].shape == (2, 32)
 
 
-def test_commands_for_images_of_one_size_refuse_it(siglip2, tmp_path):
-    with pytest.raises(InputError, match=r"\(NaFlex\), and predict images of one size: use encode"):
-        reading.Images(siglip2, ["a.jpg"])
+def test_predict_reads_files_of_several_shapes(tmp_path, monkeypatch, capsys):
+    """In batches of three of four images, the last of them with rows of nothing but filling."""
+    folder = tmp_path / "siglip2"
+    folder.mkdir()
+    parity.unpack(parity.golden(NAME), folder)
+    for i, pixels in enumerate([*pictures(), pictures()[0][:, ::-1]]):
+        Pillow.fromarray(pixels).save(tmp_path / f"{i}.png")
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
+    monkeypatch.chdir(tmp_path)
+    words = ["embed", "siglip2", *(f"{i}.png" for i in range(4)), "--out", "made.npy"]
+    assert predict.main([*words, "--batch_size", "3"]) == 0, capsys.readouterr().err
+    wanted = np.asarray(loading.load(folder).encode_image([f"{i}.png" for i in range(4)]))
+    np.testing.assert_allclose(np.load("made.npy"), wanted, rtol=1e-5, atol=1e-6)
+    assert np.abs(wanted[1:] - wanted[:-1]).max(1).min() > 1e-3
+
+
+def test_export_refuses_it(siglip2, tmp_path):
     with pytest.raises(InputError, match=r"\(NaFlex\), which exported functions do not"):
         serving.export(siglip2, tmp_path / "served")
     assert not (tmp_path / "served").exists()
