@@ -44,7 +44,7 @@ def run(tmp_path_factory):
     shutil.rmtree(cut / "checkpoints" / "4")
     rows = (cut / "metrics.jsonl").read_text().splitlines(keepends=True)
     (cut / "metrics.jsonl").write_text("".join(x for x in rows if json.loads(x)["step"] <= 2))
-    assert 2 <= len(rows) - len((cut / "metrics.jsonl").read_text().splitlines())
+    assert len(rows) - len((cut / "metrics.jsonl").read_text().splitlines()) >= 2
     return whole, cut
 
 
