@@ -3,22 +3,19 @@
 Names load on first use: the grammar of transforms needs neither JAX nor grain.
 """
 
-import importlib
+from big_vit_lite import lazy
 
-_HOME = {
-    "train_stream": "stream",
-    "eval_stream": "stream",
-    "file_stream": "stream",
-    "BatchStream": "stream",
-    "Skipped": "examples",
-    "Skips": "skips",
-}
-__all__ = [*_HOME, "sources", "text", "transforms"]
-
-
-def __getattr__(name: str):
-    if name in _HOME:
-        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    if name in ("sources", "text", "transforms"):
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__all__, __getattr__, __dir__ = lazy.names(
+    __name__,
+    {
+        "train_stream": "stream",
+        "eval_stream": "stream",
+        "file_stream": "stream",
+        "BatchStream": "stream",
+        "Skipped": "examples",
+        "Skips": "skips",
+        "sources": "sources",
+        "text": "text",
+        "transforms": "transforms",
+    },
+)

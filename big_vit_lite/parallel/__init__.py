@@ -3,43 +3,39 @@
 Names load on first use: models need `constrain` only, and configs need none of it.
 """
 
-import importlib
+from big_vit_lite import lazy
 
-_HOME = {
-    "OPTIONS": "cluster",
-    "ending": "cluster",
-    "join": "cluster",
-    "several": "cluster",
-    "Votes": "peers",
-    "by_first": "peers",
-    "gather": "peers",
-    "is_first": "peers",
-    "BATCH": "mesh",
-    "axis_size": "mesh",
-    "batch_sharding": "mesh",
-    "constrain": "mesh",
-    "make_mesh": "mesh",
-    "replicated": "mesh",
-    "split_tokens": "mesh",
-    "whole_tokens": "mesh",
-    "gather_weights": "rules",
-    "leaf_spec": "rules",
-    "relayout": "rules",
-    "state_shardings": "rules",
-    "with_shardings": "rules",
-    "path_name": "rules",
-    "weights_are_split": "rules",
-    "TEACHER": "training",
-    "Training": "training",
-    "abstract_state": "training",
-    "compile_training": "training",
-    "shard_bytes": "training",
-    "start": "runtime",
-}
-__all__ = list(_HOME)
-
-
-def __getattr__(name: str):
-    if name in _HOME:
-        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__all__, __getattr__, __dir__ = lazy.names(
+    __name__,
+    {
+        "OPTIONS": "cluster",
+        "ending": "cluster",
+        "join": "cluster",
+        "several": "cluster",
+        "Votes": "peers",
+        "by_first": "peers",
+        "gather": "peers",
+        "is_first": "peers",
+        "BATCH": "mesh",
+        "axis_size": "mesh",
+        "batch_sharding": "mesh",
+        "constrain": "mesh",
+        "make_mesh": "mesh",
+        "replicated": "mesh",
+        "split_tokens": "mesh",
+        "whole_tokens": "mesh",
+        "gather_weights": "rules",
+        "leaf_spec": "rules",
+        "relayout": "rules",
+        "state_shardings": "rules",
+        "with_shardings": "rules",
+        "path_name": "rules",
+        "weights_are_split": "rules",
+        "TEACHER": "training",
+        "Training": "training",
+        "abstract_state": "training",
+        "compile_training": "training",
+        "shard_bytes": "training",
+        "start": "runtime",
+    },
+)

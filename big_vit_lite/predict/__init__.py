@@ -8,13 +8,9 @@
 Names load on first use, so that importing the package costs nothing.
 """
 
-import importlib
+from big_vit_lite import lazy
 
-_HOME = {"main": "command"}
-__all__ = list(_HOME)
-
-
-def __getattr__(name: str):
-    if name in _HOME:
-        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__all__, __getattr__, __dir__ = lazy.names(
+    __name__,
+    {"main": "command"},
+)

@@ -4,18 +4,14 @@
 needs. Names load on first use.
 """
 
-import importlib
+from big_vit_lite import lazy
 
-_HOME = {
-    "BadArtifact": "loading",
-    "Served": "loading",
-    "export": "exporting",
-    "load": "loading",
-}
-__all__ = list(_HOME)
-
-
-def __getattr__(name: str):
-    if name in _HOME:
-        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__all__, __getattr__, __dir__ = lazy.names(
+    __name__,
+    {
+        "BadArtifact": "loading",
+        "Served": "loading",
+        "export": "exporting",
+        "load": "loading",
+    },
+)
