@@ -9,7 +9,17 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from big_vit_lite import checkpoint, config, data, evals, models, parallel, tasks, weights
+from big_vit_lite import (
+    agreement,
+    checkpoint,
+    config,
+    data,
+    evals,
+    models,
+    parallel,
+    tasks,
+    weights,
+)
 from big_vit_lite.models.layers import positions
 
 
@@ -35,7 +45,9 @@ def assemble(run: config.Run) -> Parts:
     mesh = parallel.make_mesh(run.mesh)
     batches = data.train_stream(run.data, run.seed, mesh)
     parts = assemble_step(run, mesh, batches)
-    check_text(run, parts.task)
+    agreement.check_text(run, parts.task)
+    if "features" in batches.spec:
+        agreement.check_locked(run, abstract_params(parts))
     evaluations = evals.build(run, parts.task, mesh, batches, parts.steps)
     for evaluation in evaluations:  # now, not hours later at the first evaluation
         if "image" in evaluation.stream.spec:
@@ -116,62 +128,6 @@ def earlier_tasks(parts: Parts) -> list[tuple[int, Any]]:
     return found
 
 
-def check_text(run: config.Run, task) -> None:
-    """Raises InputError unless the text tower can read what data.train.text makes.
-
-    An id beyond the table would give NaN, and another end token another feature, without a word.
-    """
-    if run.text is None:
-        return
-    text, tower = task.text, run.text
-    if text.vocab_size > tower.vocabulary:
-        raise config.InputError(
-            f"data.train.text makes ids below {text.vocab_size:,}, and text.vocabulary is "
-            f"{tower.vocabulary:,}; set text.vocabulary={text.vocab_size}."
-        )
-    for split, transform in ((run.data.train, "data.train"), *_mixed(run)):
-        other = data.text.parse(split.text, f"{transform}.text")
-        if other.fingerprint != text.fingerprint or other.length != text.length:
-            raise config.InputError(
-                f"{transform}.text and data.train.text make other tokens of a text, or another "
-                "number of them; all texts of a run want one tokenizer and one length."
-            )
-    if tower.pad_id is not None and tower.pad_id != text.pad_id:
-        raise config.InputError(
-            f"text.pad_id is {tower.pad_id}, but data.train.text pads with token {text.pad_id}; "
-            f"set text.pad_id={text.pad_id}."
-        )
-    if tower.pool != "end":
-        return
-    if text.end_id is None:
-        raise config.InputError(
-            "text.pool end reads the token that ends a text, and data.train.text adds none; write "
-            "tokenize(..., end=True), or set text.pool to last, gap or map."
-        )
-    read = text.vocab_size - 1 if tower.end_id is None else tower.end_id
-    if read != text.end_id:
-        raise config.InputError(
-            f"text.pool end reads token {read}, but data.train.text ends texts with token "
-            f"{text.end_id}; set text.end_id={text.end_id}."
-        )
-
-
-def _mixed(run: config.Run):
-    return [(split, f"data.mix.{name}") for name, split in run.data.mix.items()]
-
-
-def check_class_names(parts: Parts, meta: dict) -> None:
-    """Raises InputError unless a classifier was trained on these classes, in this order."""
-    if parts.run.task.name != "classification":
-        return
-    stored, ours = meta["class_names"], list(parts.batches.class_names)
-    if stored != ours:
-        raise config.InputError(
-            f"the checkpoint knows {len(stored)} classes ({', '.join(stored[:3])} ...), data.train "
-            f"has {len(ours)} ({', '.join(ours[:3])} ...); use data with the same classes in order."
-        )
-
-
 def count_devices(run: config.Run) -> int:
     """Devices of all processes together; starts JAX as the run will."""
     parallel.start(run.deterministic)
@@ -240,9 +196,13 @@ def read_init(parts: Parts, abstract: Any) -> tuple[checkpoint.Transferred, str]
     return checkpoint.transfer_params(run.init, abstract, run.init_rules, change), ""
 
 
-def check_init(run: config.Run) -> None:
+def check_init(run: config.Run, task: Any = None) -> None:
     """Raises InputError where `run.init` holds nothing to start from, or parameters that would
-    compute something else in this run."""
+    compute something else in this run.
+
+    Args:
+        task: the run's, whose vocabulary a text tower must share; None: that is not looked at.
+    """
     if weights.holds_weights(run.init):
         weights.check_start(run)
         return
@@ -251,6 +211,14 @@ def check_init(run: config.Run) -> None:
     trained = config.Run.from_json(meta["config"], f"{path}/meta.json")
     names = [name.removeprefix("params/") for name in meta["arrays"] if name.startswith("params/")]
     weights.check_agreement(run, path, trained.model, trained.text, names)
+    if task is not None and run.text is not None and weights.takes(run, names, "txt/"):
+        agreement.check_vocabulary(task, meta, f"init: {path}")
+
+
+def image_leaves(parts: Parts, params: Any) -> dict[str, jax.Array]:
+    """The image tower of a pair by path, in the form of checkpoints."""
+    leaves = jax.tree_util.tree_leaves_with_path(to_stored(parts, params)["img"])
+    return {parallel.path_name(path): x for path, x in leaves}
 
 
 def resize_leaf(

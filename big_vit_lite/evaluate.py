@@ -6,7 +6,7 @@ Gives the numbers that the training run printed: the same evaluations, on the sa
 import json
 import sys
 
-from big_vit_lite import assembly, checkpoint, checks, config, evals, parallel, storage
+from big_vit_lite import agreement, assembly, checkpoint, checks, config, evals, parallel, storage
 
 OPTIONS = (
     config.Option(
@@ -47,9 +47,9 @@ def evaluate(
     stored = assembly.stored_form(parts, assembly.abstract_params(parts))
     path = checkpoint.find(directory)
     params, meta = checkpoint.load_params(path, stored)
-    assembly.check_class_names(parts, meta)
+    agreement.check_class_names(run, parts.batches.class_names, meta)
     check_same_function(config.Run.from_json(meta["config"], f"{path}/meta.json"), run)
-    check_same_vocabulary(parts.task, meta)
+    agreement.check_vocabulary(parts.task, meta)
     state = {"params": assembly.from_stored(parts, params)}
     if any(name.startswith("ema/") for name in meta["arrays"]):
         ema, _ = checkpoint.load_params(path, stored, which="ema")
@@ -79,17 +79,6 @@ def check_same_function(trained: config.Run, run: config.Run) -> None:
     ]
     if wrong:
         raise config.InputError("\n".join(map(str, wrong)), wrong)
-
-
-def check_same_vocabulary(task, meta: dict) -> None:
-    """Raises InputError if texts become other tokens here than when the towers were trained: the
-    same words in the config can mean another file."""
-    stored = meta.get("text")
-    if stored is not None and stored["fingerprint"] != task.text.fingerprint:
-        raise config.InputError(
-            f"the checkpoint was trained with the vocabulary {stored['fingerprint'][:12]}, and "
-            f"{stored['transform']!r} now reads {task.text.fingerprint[:12]}; put that file back."
-        )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,7 +9,6 @@ place of images.
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,17 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32
 
-from big_vit_lite import assembly, checkpoint, config, data, evaluate, models, parallel, tasks
+from big_vit_lite import (
+    agreement,
+    assembly,
+    checkpoint,
+    config,
+    data,
+    evaluate,
+    models,
+    parallel,
+    tasks,
+)
 from big_vit_lite.data import sources, transforms
 from big_vit_lite.data.chance import NoChance
 from big_vit_lite.data.computed import Computed
@@ -236,12 +245,8 @@ def _image_params(parts: assembly.Parts, stored: str | None) -> tuple[Any, str]:
             "or leave the projection out with joint.projections='text'"
         )
     leaves = {k.removeprefix("img/"): x for k, x in found.leaves.items() if k[:4] == "img/"}
-    digest = hashlib.sha256()
-    for name, leaf in sorted(leaves.items()):
-        digest.update(f"{name} {leaf.shape}\n".encode())
-        digest.update(np.ascontiguousarray(leaf))
     tower = assembly.from_stored(parts, _nested(leaves), parts.model.img)
-    return tower, f"{source} ({digest.hexdigest()[:16]})"
+    return tower, f"{source} ({agreement.digest(leaves)})"
 
 
 def _nested(leaves: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from big_vit_lite import (
+    agreement,
     assembly,
     checkpoint,
     checks,
@@ -56,9 +57,12 @@ def train(run: config.Run, workdir: str | storage.Place) -> tuple[dict[str, floa
         if last is not None:
             meta = checkpoint.read_meta(keeper.directory)
             config.check_resume(config.Run.from_json(meta["config"]), run)
-            assembly.check_class_names(parts, meta)
-        elif run.init is not None:
-            assembly.check_init(run)  # refused now rather than after compiling
+            agreement.check_class_names(run, parts.batches.class_names, meta)
+            agreement.check_vocabulary(parts.task, meta, "the run in this workdir")
+        elif run.init is not None:  # refused now rather than after compiling
+            assembly.check_init(run, parts.task)
+        elif "features" in parts.batches.spec:
+            agreement.check_features(run, None)
         if parallel.is_first():
             (workdir / "config.json").write_text(run.to_json())
         log.say(f"{workdir}: {parts.steps:,} steps on {describe.mesh(parts.mesh)}; compiling")
@@ -185,6 +189,8 @@ def first_state(parts, keeper, training, last: int | None, log, workdir) -> tupl
         if parallel.is_first():
             (workdir / "init.txt").write_text(start.by_leaf)
         state["params"] = start.params
+        if "features" in parts.batches.spec:
+            agreement.check_features(parts.run, assembly.image_leaves(parts, start.params))
         if "ema" in state:
             state["ema"] = jax.tree.map(jax.numpy.copy, state["params"])
     return state, {}

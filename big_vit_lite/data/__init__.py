@@ -12,6 +12,7 @@ __all__, __getattr__, __dir__ = lazy.names(
         "eval_stream": "stream",
         "file_stream": "stream",
         "BatchStream": "stream",
+        "made_by": "prepared",
         "Skipped": "examples",
         "Skips": "skips",
         "sources": "sources",

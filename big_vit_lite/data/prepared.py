@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from big_vit_lite.config import InputError, RunError
+from big_vit_lite.config import InputError, RunError, Split
 from big_vit_lite.data import files, records
 
 SKIPPED = "skipped.txt"
@@ -141,6 +141,20 @@ def checksums(out: Path) -> dict[str, dict[str, Any]]:
         raise InputError(
             f"--out: {out / records.CHECKSUMS} cannot be read; give another folder"
         ) from None
+
+
+def made_by(split: Split) -> dict[str, Any] | None:
+    """All that the stored features of a split depend on, as `computed.Computed` names it; None
+    where its folder does not say it."""
+    name, where = split.split, files.join(files.normal(split.path or ""), records.CHECKSUMS)
+    try:
+        stored = json.loads(files.read(where))["prepared"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if name is None and len(stored) == 1:
+        (name,) = stored
+    found = stored.get(name)
+    return found if isinstance(found, dict) and "tower" in found else None
 
 
 @contextmanager

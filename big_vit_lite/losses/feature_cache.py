@@ -47,7 +47,7 @@ def cached_value_and_grad(encode: Encode, loss: Loss, parts: int):
         raise config.InputError(f"parts={parts} is no number of parts; give 1 or more.")
 
     def value_and_grad(params: Tree, batch: Tree, key: Array):
-        divided = jax.tree.map(lambda x: _divide(x, parts), batch)
+        divided = jax.tree.map(lambda x: divide(x, parts), batch)
         numbers = jnp.arange(parts)
 
         def encode_part(params: Tree, part: Tree, number: Array) -> Tree:
@@ -59,7 +59,7 @@ def cached_value_and_grad(encode: Encode, loss: Loss, parts: int):
             _, cached = jax.lax.scan(
                 lambda _, x: (None, encode_part(params, *x)), None, (divided, numbers)
             )
-        features = jax.tree.map(lambda x: constrain(_join(x)), cached)
+        features = jax.tree.map(lambda x: constrain(join(x)), cached)
         with jax.named_scope("loss"):
             result, (grads, of_features) = jax.value_and_grad(loss, (0, 1), has_aux=True)(
                 params, features
@@ -71,7 +71,7 @@ def cached_value_and_grad(encode: Encode, loss: Loss, parts: int):
             (new,) = pull(jax.tree.map(constrain, of_part))
             return jax.tree.map(jnp.add, grads, new), None
 
-        of_features = jax.tree.map(lambda x: _divide(x, parts), of_features)
+        of_features = jax.tree.map(lambda x: divide(x, parts), of_features)
         with jax.named_scope("gradient"):
             grads, _ = jax.lax.scan(add_part, grads, (divided, numbers, of_features))
         return result, grads
@@ -79,7 +79,7 @@ def cached_value_and_grad(encode: Encode, loss: Loss, parts: int):
     return value_and_grad
 
 
-def _divide(x: Shaped[Array, "b ..."], parts: int) -> Shaped[Array, "parts c ..."]:
+def divide(x: Shaped[Array, "b ..."], parts: int) -> Shaped[Array, "parts c ..."]:
     """Part j holds rows j, j + parts, ..."""
     if x.shape[0] % parts:
         raise config.InputError(
@@ -88,6 +88,6 @@ def _divide(x: Shaped[Array, "b ..."], parts: int) -> Shaped[Array, "parts c ...
     return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
 
 
-def _join(x: Shaped[Array, "parts c ..."]) -> Shaped[Array, "b ..."]:
+def join(x: Shaped[Array, "parts c ..."]) -> Shaped[Array, "b ..."]:
     """The rows of all parts, in the batch's order."""
     return jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:])

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from big_vit_lite import config, data, models
 from big_vit_lite.losses import contrastive as losses
-from big_vit_lite.losses.feature_cache import cached_value_and_grad
+from big_vit_lite.losses.feature_cache import cached_value_and_grad, divide, join
 from big_vit_lite.losses.negatives import Negatives
 from big_vit_lite.parallel import constrain
 from big_vit_lite.tasks.images import normalize, shrink
@@ -34,6 +34,7 @@ class Contrastive:
         self.size: tuple[int, int] | None = None
         self.negatives = Negatives(run.task.hardness, run.task.semi_hard)
         self.teacher: Teacher | None = None
+        self.parts = run.optim.accumulate
         self._text = run.data.train.text
         form = run.task.form
         if form == "auto":
@@ -67,21 +68,31 @@ class Contrastive:
         return prepared
 
     def teach(self, params: Any, batch: dict, images: Array) -> dict:
-        """A prepared batch with the teacher's features beside it.
+        """A prepared batch with the teacher's features beside it, made in as many parts as the
+        gradient.
 
         Args:
             params: the teacher's.
             images: the batch's as they came, uint8.
         """
-        seen = normalize(constrain(images), self.teacher.mean, self.teacher.std)
-        found, _ = self.teacher.model.apply({"params": params}, seen, batch["text"])
-        rows = len(images)
-        taught = {
-            "teacher_image": found.image,
-            "teacher_text": found.text,
-            # A row for each example, so that batches can be cut.
-            "teacher_scale": jnp.broadcast_to(found.scale, (rows,)),
-        }
+
+        def features(part: tuple[Array, Array]) -> dict:
+            images, text = jax.tree.map(constrain, part)
+            seen = normalize(images, self.teacher.mean, self.teacher.std)
+            found, _ = self.teacher.model.apply({"params": params}, seen, text)
+            return {
+                "teacher_image": found.image,
+                "teacher_text": found.text,
+                # A row for each example, so that batches can be cut.
+                "teacher_scale": jnp.broadcast_to(found.scale, (len(images),)),
+            }
+
+        given = (images, batch["text"])
+        if self.parts == 1:
+            taught = features(given)
+        else:
+            taught = jax.lax.map(features, jax.tree.map(lambda x: divide(x, self.parts), given))
+            taught = jax.tree.map(lambda x: constrain(join(x)), taught)
         return batch | jax.lax.stop_gradient(taught)
 
     def encode(self, params: Any, batch: dict, key: jax.Array) -> tuple[dict, dict]:

@@ -20,5 +20,6 @@ __all__, __getattr__, __dir__ = lazy.names(
         "save": "saving",
         "save_again": "saving",
         "start_from": "starting",
+        "takes": "agreement",
     },
 )

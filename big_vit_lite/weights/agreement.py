@@ -28,13 +28,13 @@ def check_agreement(
         names: of the parameters.
     """
     pair, wrong = text is not None, []
-    if not model.variant.startswith("RN") and (not pair or _takes(run, names, "img/")):
+    if not model.variant.startswith("RN") and (not pair or takes(run, names, "img/")):
         wrong = _differences(run, "model", run.model, model)
         if (run.model.layer_scale is None) != (model.layer_scale is None):
             wrong.append(
                 f"model.layer_scale is {run.model.layer_scale} and theirs {model.layer_scale}"
             )
-    if run.text is not None and pair and _takes(run, names, "txt/"):
+    if run.text is not None and pair and takes(run, names, "txt/"):
         wrong += _differences(run, "text", run.text, text)
     if wrong:
         raise InputError(
@@ -52,7 +52,7 @@ def _differences(run: config.Run, section: str, ours: Any, theirs: Any) -> list[
     ]
 
 
-def _takes(run: config.Run, names: Sequence[str], tower: str) -> bool:
+def takes(run: config.Run, names: Sequence[str], tower: str) -> bool:
     """Whether the rules leave something of one of two towers in."""
     for name in (name for name in names if name.startswith(tower)):
         found = (to for pattern, to in run.init_rules if re.search(pattern, name))

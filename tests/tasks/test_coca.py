@@ -7,7 +7,7 @@ import numpy as np
 import pairs
 import pytest
 
-from big_vit_lite import assembly, config
+from big_vit_lite import agreement, config
 
 PAD, START, END = 256, 257, 258
 TOLERANCE = 1e-5
@@ -140,10 +140,10 @@ def test_what_it_writes_is_the_likeliest_token_each_time():
 def test_padding_of_the_text_is_that_of_the_tower():
     run = make_run()
     task = pairs.make_task(run)
-    assembly.check_text(run, task)
+    agreement.check_text(run, task)
     other = run.model_copy(update={"text": run.text.model_copy(update={"pad_id": 0})})
     with pytest.raises(config.InputError) as caught:
-        assembly.check_text(other, task)
+        agreement.check_text(other, task)
     assert str(caught.value) == (
         "text.pad_id is 0, but data.train.text pads with token 256; set text.pad_id=256."
     )

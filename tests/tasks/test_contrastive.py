@@ -189,6 +189,22 @@ def test_a_teacher_is_learned_from_and_never_changes():
     assert first["teacher_loss"] == pytest.approx(wanted, rel=1e-4)
 
 
+def test_a_teacher_reads_a_batch_in_as_many_parts_as_its_gradient_is_made_in():
+    teacher = pairs.make_task(pairs.make_run(model={"width": 24, "heads": 3}))
+    params, features, temporaries = pairs.random_params(teacher, 5), [], []
+    for parts in (1, 8):
+        run = pairs.make_run(64, optim={"accumulate": parts}, model={"depth": 2})
+        task, batch = pairs.make_task(run), pairs.random_batch(run, pairs.one_device())
+        task.teacher = Teacher(teacher.model, (0.4,), (0.3,))
+        prepared = task.prepare(batch, None)
+        teach = jax.jit(task.teach).lower(params, prepared, batch["image"]).compile()
+        features.append(teach(params, prepared, batch["image"]))
+        temporaries.append(teach.memory_analysis().temp_size_in_bytes)
+    for name in ("teacher_image", "teacher_text", "teacher_scale"):
+        np.testing.assert_allclose(features[1][name], features[0][name], rtol=1e-5, atol=1e-6)
+    assert temporaries[1] < 0.5 * temporaries[0], temporaries
+
+
 def test_batch_norms_of_a_resnet_keep_running_means():
     tower = {"variant": "RN50", "width": 8, "stages": (1, 1, 1, 1), "batch_norm": "batch"}
     unset = dict.fromkeys(("depth", "heads", "mlp_dim", "patch"))

@@ -1,0 +1,144 @@
+"""What a run must share with what it reads: captions, vocabularies, classes, features of images.
+
+Each check is of something that fits by its shapes and would mean something else.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from big_vit_lite import config, data, optim, parallel
+
+
+def check_text(run: config.Run, task) -> None:
+    """Raises InputError unless the text tower can read what data.train.text makes.
+
+    An id beyond the table would give NaN, and another end token another feature, without a word.
+    """
+    if run.text is None:
+        return
+    text, tower = task.text, run.text
+    if text.vocab_size > tower.vocabulary:
+        raise config.InputError(
+            f"data.train.text makes ids below {text.vocab_size:,}, and text.vocabulary is "
+            f"{tower.vocabulary:,}; set text.vocabulary={text.vocab_size}."
+        )
+    for transform, split in training_splits(run):
+        other = data.text.parse(split.text, f"{transform}.text")
+        if _tokens_of(other) != _tokens_of(text):
+            raise config.InputError(
+                f"{transform}.text and data.train.text make other tokens of a text, another number "
+                "of them, or begin, end or pad texts otherwise; all texts of a run want one "
+                "tokenizer, one length, and one start, end and padding."
+            )
+    if tower.pad_id is not None and tower.pad_id != text.pad_id:
+        raise config.InputError(
+            f"text.pad_id is {tower.pad_id}, but data.train.text pads with token {text.pad_id}; "
+            f"set text.pad_id={text.pad_id}."
+        )
+    if tower.pool != "end":
+        return
+    if text.end_id is None:
+        raise config.InputError(
+            "text.pool end reads the token that ends a text, and data.train.text adds none; write "
+            "tokenize(..., end=True), or set text.pool to last, gap or map."
+        )
+    read = text.vocab_size - 1 if tower.end_id is None else tower.end_id
+    if read != text.end_id:
+        raise config.InputError(
+            f"text.pool end reads token {read}, but data.train.text ends texts with token "
+            f"{text.end_id}; set text.end_id={text.end_id}."
+        )
+
+
+def _tokens_of(text) -> tuple:
+    return text.fingerprint, text.length, text.start_id, text.end_id, text.pad_id
+
+
+def check_vocabulary(task, meta: dict, whose: str = "the checkpoint") -> None:
+    """Raises InputError if texts become other tokens here than when the towers were trained: the
+    same words in the config can mean another file."""
+    stored = meta.get("text")
+    if stored is not None and stored["fingerprint"] != task.text.fingerprint:
+        raise config.InputError(
+            f"{whose} was trained with the vocabulary {stored['fingerprint'][:12]}, and "
+            f"{stored['transform']!r} now reads {task.text.fingerprint[:12]}; put that file back."
+        )
+
+
+def check_class_names(run: config.Run, class_names: Sequence[str], meta: dict) -> None:
+    """Raises InputError unless a classifier was trained on these classes, in this order."""
+    if run.task.name != "classification":
+        return
+    stored, ours = meta["class_names"], list(class_names)
+    if stored != ours:
+        raise config.InputError(
+            f"the checkpoint knows {len(stored)} classes ({', '.join(stored[:3])} ...), data.train "
+            f"has {len(ours)} ({', '.join(ours[:3])} ...); use data with the same classes in order."
+        )
+
+
+def check_locked(run: config.Run, abstract_params: Any) -> None:
+    """Raises InputError unless an image tower of which the data holds features stays as it is: no
+    gradient reaches it, and decay alone would wear it away."""
+    factors = optim.multipliers(abstract_params, run.optim.lr_rules, "optim.lr_rules")
+    leaves = jax.tree_util.tree_leaves_with_path(factors["img"])
+    moving = [parallel.path_name(path) for path, x in leaves if np.any(np.asarray(x) != 0)]
+    if moving:
+        raise config.InputError(
+            f"data.train holds features of images, which give img/{moving[0]} no gradient, and "
+            'weight decay would wear it away: lock the tower, optim.lr_rules=(("^img/", 0.0), '
+            '(".*", 1.0)).'
+        )
+
+
+def check_features(run: config.Run, tower: Mapping[str, Any] | None) -> None:
+    """Raises InputError where features of images were made otherwise than this run says, as far as
+    the folder that holds them tells.
+
+    Args:
+        tower: the run's image tower by path, layers side by side; None: a new one.
+    """
+    for key, split in training_splits(run):
+        made = data.made_by(split)
+        if tower is None:
+            raise config.InputError(
+                f"{key} holds features of an image tower, and this run has a new one: name the "
+                "tower in init, as when they were computed."
+            )
+        if made is None:
+            continue
+        ours = {
+            "mean": ("data.mean", list(run.data.mean)),
+            "std": ("data.std", list(run.data.std)),
+            "projections": ("joint.projections", run.joint.projections),
+        }
+        for name, (field, value) in ours.items():
+            if made.get(name, value) != value:
+                raise config.InputError(
+                    f"{field} is {value}, and the features of {key} were computed with "
+                    f"{made[name]}; set it so, or compute them anew."
+                )
+        if not parallel.several() and digest(tower) not in str(made["tower"]):
+            raise config.InputError(
+                f"{key} holds features of the image tower {made['tower']}, and init = "
+                f"{run.init!r} is another one: name that tower, or compute them anew."
+            )
+
+
+def training_splits(run: config.Run) -> list[tuple[str, config.Split]]:
+    """data.train and what is mixed into it, with their keys."""
+    mixed = ((f"data.mix.{name}", split) for name, split in run.data.mix.items())
+    return [("data.train", run.data.train), *mixed]
+
+
+def digest(leaves: Mapping[str, Any]) -> str:
+    """Of arrays by path: 16 hex digits."""
+    found = hashlib.sha256()
+    for name, leaf in sorted(leaves.items()):
+        found.update(f"{name} {leaf.shape}\n".encode())
+        found.update(np.ascontiguousarray(leaf))
+    return found.hexdigest()[:16]
