@@ -127,7 +127,11 @@ def test_what_the_source_does_not_say_is_asked_for(folder, tmp_path):
     assert arrays.preprocessing == weights.Preprocessing(TRANSFORM, CLIP[0], (0.5, 0.5, 0.5))
     for mean, std, told in (
         ((0.5, 0.5), CLIP[1], "mean= has 2 numbers, and the images 3 channels"),
-        (CLIP[0], (0, 0, 0), "std= 0, 0, 0: pixels are divided by it: give numbers that are above"),
+        (
+            CLIP[0],
+            (0, 0, 0),
+            "std= 0, 0, 0: pixels are divided by it: give numbers that are finite and above",
+        ),
         (("a",), CLIP[1], r"mean= \('a',\) is no list of numbers: give one for each channel"),
         ((0.5, np.nan, 0.5), 1, "mean= 0.5, nan, 0.5: .* give numbers that are finite"),
     ):

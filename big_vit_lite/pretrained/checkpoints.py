@@ -86,11 +86,10 @@ def sections_of(run: config.Run, meta: dict[str, Any], path: Place) -> weights.S
             f"{path} does not say the size of its images: set model.image_size in a config, and "
             "save it again by a run that starts from it (config.init)."
         )
-    # A square is one number, as published files have it: layouts compare what they can say.
-    side = side if isinstance(side, int) else tuple(side)
-    more: dict[str, Any] = {
-        "image_size": side if isinstance(side, int) or len(set(side)) > 1 else side[0]
-    }
+    if not isinstance(side, int):
+        # A square is one number, as published files have it: layouts compare what they can say.
+        side = side[0] if side[0] == side[1] else tuple(side)
+    more: dict[str, Any] = {"image_size": side}
     if meta.get("position_grid"):
         more["position_grid"] = tuple(meta["position_grid"])
     if run.text is None or run.task.name == "classification":

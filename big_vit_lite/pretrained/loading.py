@@ -157,7 +157,7 @@ def _numbers(name: str, given: Any, channels: int) -> tuple[float, ...]:
             "each."
         )
     if not all(math.isfinite(x) and (x > 0 or name == "mean") for x in numbers):
-        wanted = "finite" if name == "mean" else "above 0"
+        wanted = "finite" if name == "mean" else "finite and above 0"
         raise InputError(
             f"{name}= {', '.join(f'{x:g}' for x in numbers)}: pixels are "
             f"{'shifted' if name == 'mean' else 'divided'} by it: give numbers that are {wanted}."

@@ -256,6 +256,10 @@ def test_unreadable_images_end_it_or_are_named_and_counted(here, predict, record
         ("classify clip photos --class_names imagenet", "has no head for classes, which "
          "--class_names would name: leave it out"),
         ("zero_shot clip photos --labels cat,dog --vocabulary no.txt", "no.txt is not there; name"),
+        ("zero_shot siglip photos --labels cat,dog --vocabulary no.txt", "does not say how texts "
+         "become tokens, so that --vocabulary has no place: give the whole transform as --text in"),
+        ("zero_shot dino photos --labels cat,dog --text lower", "is an image tower alone and reads "
+         "no texts, for which --text would be: leave out what is for texts"),
         ("zero_shot clip photos", "--labels: is missing: Names of the classes"),
         ("zero_shot runs/vit photos --labels cat,dog", "is an image tower alone and reads no texts:"
          " take classify, which names its own classes, or name a pair"),
