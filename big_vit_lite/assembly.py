@@ -199,34 +199,58 @@ def from_stored(parts: Parts, state: Any, model: Any = None) -> Any:
     return parallel.relayout(models.stack_layers, state, parts.mesh)
 
 
-def init_params(parts: Parts, params: Any) -> tuple[Any, str]:
-    """The parameters to start from, and a line that says which: those of `run.init`, a checkpoint
-    or published weights, as `run.init_rules` fit them to the model, and of `params`, freshly drawn,
-    what the rules leave out.
+class Start(NamedTuple):
+    """Parameters to start from, and where they are from.
+
+    Attributes:
+        told: one line for a person.
+        by_leaf: a line for each array.
+    """
+
+    params: Any
+    told: str
+    by_leaf: str
+
+
+def init_params(parts: Parts, params: Any) -> Start:
+    """What `run.init` gives, a checkpoint or published weights, as `run.init_rules` fit it to the
+    model, and of `params`, freshly drawn, what the rules leave out.
 
     Raises:
         InputError: see checkpoint.transfer_params and weights.load.
     """
-    run = parts.run
     own = to_stored(parts, params)
-    abstract = stored_form(parts, jax.eval_shape(lambda: params))
-    change = functools.partial(resize_leaf, parts.model)
-    if weights.holds_weights(run.init):
-        found, told = weights.start_from(run, abstract, change)
-    else:
-        found, told = checkpoint.transfer_params(run.init, abstract, run.init_rules, change), ""
+    found, told = read_init(parts, stored_form(parts, jax.eval_shape(lambda: params)))
     merged = jax.tree.map_with_path(
         lambda path, x: found.leaves.get(parallel.path_name(path), x), own
     )
-    return from_stored(parts, merged), f"started from {run.init}: {told}{found.describe()}"
+    told = f"started from {parts.run.init}: {told}{found.describe()}"
+    return Start(from_stored(parts, merged), told, found.by_leaf())
+
+
+def read_init(parts: Parts, abstract: Any) -> tuple[checkpoint.Transferred, str]:
+    """What `run.init` gives to the model, in the form of checkpoints, and a line about it.
+
+    Raises:
+        InputError: as `init_params`.
+    """
+    run, change = parts.run, functools.partial(resize_leaf, parts.model)
+    if weights.holds_weights(run.init):
+        return weights.start_from(run, abstract, change)
+    return checkpoint.transfer_params(run.init, abstract, run.init_rules, change), ""
 
 
 def check_init(run: config.Run) -> None:
-    """Raises InputError where `run.init` holds nothing to start from."""
+    """Raises InputError where `run.init` holds nothing to start from, or parameters that would
+    compute something else in this run."""
     if weights.holds_weights(run.init):
         weights.check_start(run)
-    else:
-        checkpoint.find(run.init)
+        return
+    path = checkpoint.find(run.init)
+    meta = checkpoint.read_meta(path)
+    trained = config.Run.from_json(meta["config"], f"{path}/meta.json")
+    names = [name.removeprefix("params/") for name in meta["arrays"] if name.startswith("params/")]
+    weights.check_agreement(run, path, trained.model, trained.text, names)
 
 
 def resize_leaf(

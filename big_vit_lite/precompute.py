@@ -212,7 +212,7 @@ def _two_towers(run: config.Run, shape: tuple[int, ...], size: int, mesh: Mesh) 
 
 
 def _image_params(parts: assembly.Parts, stored: str | None) -> tuple[Any, str]:
-    """The image tower's parameters, and what identifies where they are from."""
+    """The image tower's parameters, and where they are from: its name, and a digest of them."""
     run = parts.run
     source = stored or run.init
     if source is None:
@@ -220,19 +220,14 @@ def _image_params(parts: assembly.Parts, stored: str | None) -> tuple[Any, str]:
             "there is no tower to compute with: name a checkpoint of both towers with "
             "--checkpoint=DIR, or one of the image tower in the config's init"
         )
-    path = checkpoint.find(source)
-    rules = run.init_rules
+    abstract = assembly.stored_form(parts, assembly.abstract_params(parts))
     if stored is not None:
-        meta = checkpoint.read_meta(path)
-        trained = config.Run.from_json(meta["config"], f"{path}/meta.json")
+        meta = checkpoint.read_meta(stored)
+        trained = config.Run.from_json(meta["config"], f"{stored}/meta.json")
         evaluate.check_same_function(trained, run)
-        rules = ()
-    found = checkpoint.transfer_params(
-        path,
-        assembly.stored_form(parts, assembly.abstract_params(parts)),
-        rules,
-        functools.partial(assembly.resize_positions, parts.model),
-    )
+        parts = parts._replace(run=run.model_copy(update={"init": stored, "init_rules": ()}))
+    assembly.check_init(parts.run)
+    found, _ = assembly.read_init(parts, abstract)
     fresh = [name for name in found.fresh if name.startswith("img/")]
     if fresh:
         raise config.InputError(
@@ -240,10 +235,13 @@ def _image_params(parts: assembly.Parts, stored: str | None) -> tuple[Any, str]:
             "tower; features of it would mean nothing: let init_rules take it from the checkpoint, "
             "or leave the projection out with joint.projections='text'"
         )
-    tower = _nested({k.removeprefix("img/"): x for k, x in found.leaves.items() if k[:4] == "img/"})
-    manifest = (path / "manifest.json").read_bytes()
-    identity = hashlib.sha256(manifest + repr(rules).encode()).hexdigest()[:16]
-    return assembly.from_stored(parts, tower, parts.model.img), f"{path} ({identity})"
+    leaves = {k.removeprefix("img/"): x for k, x in found.leaves.items() if k[:4] == "img/"}
+    digest = hashlib.sha256()
+    for name, leaf in sorted(leaves.items()):
+        digest.update(f"{name} {leaf.shape}\n".encode())
+        digest.update(np.ascontiguousarray(leaf))
+    tower = assembly.from_stored(parts, _nested(leaves), parts.model.img)
+    return tower, f"{source} ({digest.hexdigest()[:16]})"
 
 
 def _nested(leaves: dict[str, Any]) -> dict[str, Any]:

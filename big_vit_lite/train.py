@@ -77,7 +77,7 @@ def train(run: config.Run, workdir: str | storage.Place) -> tuple[dict[str, floa
         speed = {"speed/compile_s": time.monotonic() - began}
         log.say(f"compiled in {speed['speed/compile_s']:.1f} s")
         log.say(describe.parameters(parts, training))
-        state, meta = first_state(parts, keeper, training, last, log)
+        state, meta = first_state(parts, keeper, training, last, log, workdir)
         log.resume(int(state["step"]))
         with report.Goodput(began_at, meta.get("goodput")) as goodput:
             results, stopped = loop(parts, state, training, keeper, log, stop, meta, goodput, speed)
@@ -169,9 +169,9 @@ def loop(
     return results, stopping
 
 
-def first_state(parts, keeper, training, last: int | None, log) -> tuple[dict, dict]:
+def first_state(parts, keeper, training, last: int | None, log, workdir) -> tuple[dict, dict]:
     """The state to start from, and what its checkpoint says: that of step `last`, from run.init, or
-    new."""
+    new. WORKDIR/init.txt names each array that run.init gave or left."""
     if last is not None:
         kept = {k: x for k, x in training.abstract.items() if k != parallel.TEACHER}
         state, meta = keeper.restore(assembly.stored_form(parts, kept), last)
@@ -180,9 +180,11 @@ def first_state(parts, keeper, training, last: int | None, log) -> tuple[dict, d
         return assembly.with_teacher(parts, state, training), meta
     state = assembly.with_teacher(parts, training.init(), training)
     if parts.run.init is not None:
-        params, told = assembly.init_params(parts, state["params"])
-        log.say(told)
-        state["params"] = params
+        start = assembly.init_params(parts, state["params"])
+        log.say(f"{start.told}; each by name in {workdir / 'init.txt'}")
+        if parallel.is_first():
+            (workdir / "init.txt").write_text(start.by_leaf)
+        state["params"] = start.params
         if "ema" in state:
             state["ema"] = jax.tree.map(jax.numpy.copy, state["params"])
     return state, {}

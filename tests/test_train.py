@@ -289,6 +289,12 @@ def test_init_with_another_head_and_grid_takes_what_rules_say(tmp_path, capfd):
     name = "params/Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel"
     np.testing.assert_allclose(b[name], a[name], atol=1e-6)
     assert b["params/head/kernel"].shape == (32, 13)
+    assert f"each by name in {tmp_path / 'b' / 'init.txt'}" in text
+    lines = (tmp_path / "b" / "init.txt").read_text().splitlines()
+    assert "head/kernel: initial values" in lines and "(left out) head/kernel" in lines
+    assert f"{name[7:]}: from {name[7:]}" in lines
+    assert main(options(tmp_path / "c", *more, rules, "--config.model.activation=erf")) == 2
+    assert "model.activation is erf and theirs tanh. Set these" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ __all__, __getattr__, __dir__ = lazy.names(
     __name__,
     {
         "Keeper": "keeper",
+        "SKIP": "transfer",
         "StopRequest": "preemption",
         "find": "reading",
         "load_params": "reading",

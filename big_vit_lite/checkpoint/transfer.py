@@ -22,6 +22,7 @@ class Transferred(NamedTuple):
 
     Attributes:
         leaves: arrays by the model's names, in the shardings asked for.
+        sources: {the model's name: the checkpoint's}, of each of them.
         fresh: the model's names that a rule left to their initial values.
         unused: the checkpoint's names that a rule left out.
         resized: {name: (shape stored, shape now)}.
@@ -29,6 +30,7 @@ class Transferred(NamedTuple):
     """
 
     leaves: dict[str, jax.Array]
+    sources: dict[str, str]
     fresh: list[str]
     unused: list[str]
     resized: dict[str, tuple[Shape, Shape]]
@@ -42,6 +44,16 @@ class Transferred(NamedTuple):
                 parts.append(f"{title}: {', '.join(tree.grouped(names))}")
         parts += [f"{name} resized from {a} to {b}" for name, (a, b) in self.resized.items()]
         return "; ".join(parts)
+
+    def by_leaf(self) -> str:
+        """A line for each array: the model's, in its order, then what was left out."""
+        found = {name: f"from {source}" for name, source in self.sources.items()}
+        for name, (there, here) in self.resized.items():
+            found[name] += f", resized from {there} to {here}"
+        found |= dict.fromkeys(self.fresh, "initial values")
+        lines = [f"{name}: {what}" for name, what in sorted(found.items())]
+        lines += [f"(left out) {name}" for name in sorted(self.unused)]
+        return "".join(f"{line}\n" for line in lines)
 
 
 def transfer_params(
@@ -73,7 +85,7 @@ def transfer_params(
     sources, fresh, unused, changes = _fitted(stored, wanted, rules, resize, where, said)
     leaves = _load(directory, sources, stored, wanted, changes)
     resized = {k: (stored[sources[k]][1], wanted[k].shape) for k in changes}
-    return Transferred(leaves, fresh, unused, resized, said)
+    return Transferred(leaves, sources, fresh, unused, resized, said)
 
 
 def transfer_arrays(
@@ -102,7 +114,7 @@ def transfer_arrays(
         value = np.asarray(changes[name](value)) if name in changes else value
         leaves[name] = jax.device_put(value, sharding)
     resized = {k: (stored[sources[k]][1], wanted[k].shape) for k in changes}
-    return Transferred(leaves, fresh, unused, resized, said)
+    return Transferred(leaves, sources, fresh, unused, resized, said)
 
 
 def _fitted(stored: tree.Listing, wanted, rules, resize: Resize, where: str, said):

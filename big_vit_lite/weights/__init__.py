@@ -12,6 +12,7 @@ __all__, __getattr__, __dir__ = lazy.names(
         "Preprocessing": "preprocessing",
         "Sections": "sections",
         "LAYOUTS": "layouts",
+        "check_agreement": "agreement",
         "check_start": "starting",
         "holds_weights": "files.source",
         "load": "loading",

@@ -1,4 +1,4 @@
-"""Published weights as the start of a run: `config.init`, its rules, and what must agree."""
+"""Published weights as the start of a run: `config.init` and its rules."""
 
 import functools
 from collections.abc import Callable
@@ -7,14 +7,8 @@ from typing import Any
 import jax
 
 from big_vit_lite import checkpoint, config
-from big_vit_lite.config import InputError
+from big_vit_lite.weights.agreement import check_agreement
 from big_vit_lite.weights.loading import Loaded, load
-
-AGREE = (
-    "activation", "norm_eps", "pre_norm", "patch_bias", "pool_norm", "class_position",
-    "stem_norm_eps", "stem_standardize",
-)  # fmt: skip
-"""Fields of section `model` without which the same parameters compute something else."""
 
 
 def start_from(
@@ -34,8 +28,7 @@ def start_from(
     """
     loaded = _loaded(run.init).encoder()
     _check(run, loaded)
-    flat = jax.tree_util.tree_leaves_with_path(loaded.params)
-    arrays = {"/".join(entry.key for entry in path): x for path, x in flat}
+    arrays = {"/".join(entry.key for entry in path): x for path, x in _leaves(loaded.params)}
     said = {"position_grid": loaded.sections.model.position_grid}
     found = checkpoint.transfer_arrays(
         arrays, abstract_params, run.init_rules, resize, str(loaded.path), said
@@ -56,28 +49,12 @@ def _loaded(path: str) -> Loaded:
 
 
 def _check(run: config.Run, loaded: Loaded) -> None:
-    theirs, ours = loaded.sections.model, run.model
-    wrong = [
-        f"model.{name} is {_show(getattr(ours, name))} and theirs {_show(getattr(theirs, name))}"
-        for name in AGREE
-        if getattr(ours, name) != getattr(theirs, name) and not _harmless(name, run)
-    ]
-    if (ours.layer_scale is None) != (theirs.layer_scale is None):
-        wrong.append(f"model.layer_scale is {ours.layer_scale} and theirs {theirs.layer_scale}")
-    if wrong and not theirs.variant.startswith("RN"):
-        raise InputError(
-            f"init: {loaded.path} was trained with another model: {'; '.join(wrong)}. Set these "
-            "fields as theirs are: the same weights would compute something else."
-        )
+    names = ("/".join(entry.key for entry in path) for path, _ in _leaves(loaded.params))
+    check_agreement(run, loaded.path, loaded.sections.model, loaded.sections.text, list(names))
 
 
-def _harmless(name: str, run: config.Run) -> bool:
-    """A row of the position table for a class token means nothing without one."""
-    return name == "class_position" and not run.model.has_class_token
-
-
-def _show(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _leaves(params: Any) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_leaves_with_path(params)
 
 
 def _statistics(run: config.Run, loaded: Loaded) -> str:

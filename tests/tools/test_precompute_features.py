@@ -10,7 +10,7 @@ import numpy as np
 import pairs
 import pytest
 
-from big_vit_lite import checkpoint, config, models, report, tasks, train
+from big_vit_lite import checkpoint, config, models, report, tasks, train, weights
 from big_vit_lite.data import sources
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +95,18 @@ def test_started_again_it_finds_all_and_mixes_with_no_other(main, options, made,
     with pytest.raises(config.InputError) as caught:
         main([*again, "--config.data.std=(0.25,)"])
     assert "data.std = (0.25,): the checkpoint was trained with (0.5,)" in str(caught.value)
+
+
+def test_a_tower_in_a_file_of_published_weights(main, stored, made, tmp_path):
+    """The same tower, alone, as a house that has no text tower writes it."""
+    run, params = load(), dict(stored[2]["img"])
+    section = run.model.model_copy(update={"classes": None, "position_grid": (4, 4)})
+    file = weights.save(tmp_path / "vit.npz", params, weights.Sections(section), "big-vision-vit")
+    rules = (("^txt/|^[tb]$", "skip"), ("^(.*)", r"img/\1"))  # as configs/lit_b16.py has them
+    options = [f"--config.init={file}", f"--config.init_rules={rules}"]
+    options += ["--out", str(tmp_path / "made"), "--batch_size", "24", "--dtype", "float32"]
+    main(["--config", TINY, *options])
+    np.testing.assert_allclose(read(tmp_path / "made")[0], read(made / "float32")[0], atol=1e-6)
 
 
 def test_training_on_them_is_training_on_the_images(stored, made, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import re
 
 import jax
 import numpy as np
+import pairs
 import pytest
 import small
 from weights import parity
@@ -36,8 +37,8 @@ def started(parts):
     rng = np.random.default_rng(0)  # initial values need no compiled step here
     drawn = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(x.dtype), abstract)
     fresh = jax.device_put(drawn, shardings)
-    params, told = assembly.init_params(parts, fresh)
-    return params, told, fresh
+    start = assembly.init_params(parts, fresh)
+    return start.params, start.told, fresh
 
 
 def test_all_of_the_same_model(vit_folder):
@@ -107,6 +108,51 @@ def test_a_tower_of_a_pair_in_an_npz(tmp_path):
 def test_a_model_that_computes_something_else_is_refused(vit_folder, model, told):
     with pytest.raises(InputError, match=re.escape(told)):
         assembly.check_init(parts_for(vit_folder, **model).run)
+
+
+CLIP_TEXT = {"activation": "quick", "norm_eps": 1e-5, "end_id": 39, "vocabulary": 40, "length": 17}
+CLIP_IMAGE = {"activation": "quick", "norm_eps": 1e-5, "pre_norm": True, "patch_bias": False}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ({"activation": "erf"}, "another model: text.activation is erf and theirs quick. Set"),
+        ({"norm_eps": 1e-6}, "text.norm_eps is 1e-06 and theirs 1e-05"),
+        ({"causal": False}, "text.causal is false and theirs true"),
+        ({"pool": "last"}, "text.pool is last and theirs end"),
+        ({"end_id": 38}, "text.end_id is 38 and theirs None"),
+        ({"pad_id": 0}, "text.pad_id is 0 and theirs None"),
+    ],
+)
+def test_a_text_tower_that_computes_something_else_is_refused(text, told, tmp_path):
+    parity.unpack(parity.golden("L11-clip"), tmp_path)
+    wrong = pairs.make_run(model=CLIP_IMAGE, text=CLIP_TEXT | text, init=str(tmp_path))
+    with pytest.raises(InputError, match=re.escape(told)):
+        assembly.check_init(wrong)
+    assembly.check_init(wrong.model_copy(update={"init_rules": (("^txt/", "skip"),)}))
+    assembly.check_init(wrong.model_copy(update={"text": config.Text(**CLIP_TEXT)}))
+
+
+def test_a_tower_that_is_left_out_may_compute_otherwise(tmp_path):
+    parity.unpack(parity.golden("L11-clip"), tmp_path)
+    run = pairs.make_run(text=CLIP_TEXT, init=str(tmp_path), init_rules=(("^img/", "skip"),))
+    assembly.check_init(run)
+    with pytest.raises(InputError, match=r"model.activation is tanh and theirs quick"):
+        assembly.check_init(run.model_copy(update={"init_rules": (("^img/head", "skip"),)}))
+
+
+def test_each_array_has_its_line(vit_folder):
+    parts = parts_for(vit_folder, (("^head/", "skip"),), (8, 32), 3)
+    abstract = assembly.stored_form(parts, assembly.abstract_params(parts))
+    found, _ = assembly.read_init(parts, abstract)
+    lines = found.by_leaf().splitlines()
+    names = {parallel.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(abstract)}
+    assert {line.split(": ")[0] for line in lines[:-2]} == names and len(lines) == len(names) + 2
+    shapes = "(1, 17, 32) to (1, 17, 32)"
+    assert f"pos_embedding: from pos_embedding, resized from {shapes}" in lines
+    assert "cls: from cls" in lines and "head/bias: initial values" in lines
+    assert lines[-2:] == ["(left out) head/bias", "(left out) head/kernel"]
 
 
 def test_other_pixels_are_told(vit_folder):
