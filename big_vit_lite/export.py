@@ -14,10 +14,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import big_vit_lite
-from big_vit_lite import config, parallel, serving
-from big_vit_lite.config import Fault, Option
+from big_vit_lite import config, serving
+from big_vit_lite.config import Fault, InputError, Option
 from big_vit_lite.config.load import refuse
+from big_vit_lite.predict import compiled, options
 from big_vit_lite.serving import loading
 from big_vit_lite.serving.exporting import DTYPES, FORMATS
 from big_vit_lite.serving.functions import NAMES, PIXELS
@@ -45,14 +45,6 @@ def several_of(*choices: str) -> Callable[[str], tuple[str, ...]]:
         return words
 
     return read
-
-
-def numbers(text: str) -> tuple[float, ...]:
-    """A type of options: numbers by commas."""
-    try:
-        return tuple(float(word) for word in text.split(","))
-    except ValueError:
-        raise ValueError("wants numbers by commas, one for each channel") from None
 
 
 OPTIONS = (
@@ -91,15 +83,10 @@ OPTIONS = (
         f"{','.join(PLATFORMS)}; one file is for all of them.",
         several_of(*KNOWN),
     ),
-    Option("layout", "NAME", "Layout of published weights, where it is not recognised."),
-    Option("transform", "CHAIN", "Of images, in place of what the model says of itself."),
-    Option("mean", "NUMBERS", "Of each channel of pixels in [0, 1], likewise.", numbers),
-    Option("std", "NUMBERS", "Standard deviations, likewise.", numbers),
-    Option("text", "CHAIN", "The text transform, likewise."),
-    Option("vocabulary", "FILE", "Of the tokenizer that the text transform names."),
+    *options.CLASSES,
+    *options.MODEL,
+    *options.TEXTS,
 )
-OF_LOADING = ("layout", "transform", "mean", "std", "text", "vocabulary")
-"""Options that `big_vit_lite.load` takes, too."""
 
 
 def main(argv: list[str]) -> None:
@@ -111,17 +98,18 @@ def main(argv: list[str]) -> None:
         faults.insert(0, Fault("MODEL", "is missing: name a model before all options"))
     if faults:
         raise refuse(faults)
-    parallel.start()
-    model = big_vit_lite.load(source, **{k: given[k] for k in OF_LOADING if k in given})
-    about = serving.export(
-        model,
-        given["to"],
-        given.get("function"),
-        given.get("format", FORMATS[0]),
-        pixels=given.get("pixels", PIXELS[0]),
-        dtype=given.get("dtype", DTYPES[0]),
-        platforms=given.get("platforms", PLATFORMS),
-    )
+    try:
+        about = serving.export(
+            compiled.model_of(source, given),
+            given["to"],
+            given.get("function"),
+            given.get("format", FORMATS[0]),
+            pixels=given.get("pixels", PIXELS[0]),
+            dtype=given.get("dtype", DTYPES[0]),
+            platforms=given.get("platforms", PLATFORMS),
+        )
+    except InputError as error:
+        raise InputError(options.as_options(str(error)), error.faults) from None
     for said in about["functions"].values():
         print(f"{given['to'] / said['file']}: {loading.signature(said)}")
 

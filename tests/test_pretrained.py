@@ -140,6 +140,47 @@ def test_a_published_classifier_names_its_classes(folder, tmp_path):
     assert bare.classify(folder / "cat.jpg", top=1)[0][0][0] == best[0]
 
 
+def test_class_names_are_given(folder, tmp_path):
+    path = published(tmp_path, "L09-vit", "transformers-vit", model={"classes": 3})
+    (tmp_path / "names.txt").write_text("one\ncat\ncat\n")  # as crane in ImageNet's
+    for given, wanted in (
+        (tmp_path / "names.txt", ("one", "cat", "cat")),
+        ("a, b,c", ("a", "b", "c")),
+        (["x", "y", "z"], ("x", "y", "z")),
+    ):
+        vit = bvl.load(path, class_names=given)
+        assert vit.class_names == wanted
+    best = int(np.argmax(vit.logits(folder / "cat.jpg")[0]))
+    assert vit.classify(folder / "cat.jpg", top=1)[0][0][0] == "xyz"[best]
+    for name, given, told in (
+        (path, "imagenet", r"class_names= has 1,000 names, and the head of .* has 3 classes: give"),
+        (
+            path,
+            "imagnet",
+            r"class_names: 'imagnet' is neither a published set \(did you mean 'image",
+        ),
+        (path, [1, 2, 3], "class_names= has what is no text"),
+        (folder / "dino", ["x"], "has no head for classes, which class_names= would name: leave"),
+        (folder / "clip", "imagenet", "has no head for classes, which class_names= would name"),
+    ):
+        with pytest.raises(InputError, match=told):
+            bvl.load(name, class_names=given)
+    large = published(tmp_path / "large", "L09-vit", "transformers-vit", model={"classes": 1000})
+    assert bvl.load(large, class_names="imagenet").class_names[:2] == ("tench", "goldfish")
+
+
+def test_several_classes_an_image_are_asked_for_alone(folder, tmp_path):
+    path = published(tmp_path, "L09-vit", "transformers-vit", model={"classes": 3})
+    assert bvl.load(path).loss == "softmax"
+    about = json.loads((path / "config.json").read_text())
+    about["problem_type"] = "multi_label_classification"
+    (path / "config.json").write_text(json.dumps(about))
+    vit = bvl.load(path)
+    found = vit.chances(folder / "cat.jpg")
+    assert_close(found, 1 / (1 + np.exp(-vit.logits(folder / "cat.jpg"))))
+    assert abs(float(found.sum()) - 1) > 1e-2
+
+
 @pytest.fixture
 def hub_of(monkeypatch, folder):
     """The hub's download, which returns a folder here; what it was asked for is kept."""

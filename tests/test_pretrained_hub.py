@@ -1,6 +1,7 @@
 """Models by their name on the hub: what is fetched of them, and what is told where it fails."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -67,6 +68,25 @@ def test_the_hubs_refusals_say_what_to_do(error, told, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     with pytest.raises(InputError, match=told):
         bvl.load("org/name@v2")
+
+
+def test_what_the_library_says_first_is_told_whole(monkeypatch):
+    first = "Cannot find a snapshot for v1.0 of the model, and outgoing traffic is disabled"
+
+    def refuse(*_, **__):
+        raise errors.LocalEntryNotFoundError(f"{first}. To enable it, set 'HF_HUB_OFFLINE=0'" * 9)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    told = re.escape(f"fetched (LocalEntryNotFoundError: {first}): go online, or give a local")
+    with pytest.raises(InputError, match=told):
+        bvl.load("org/name")
+
+    def long(*_, **__):
+        raise RuntimeError("words " * 99)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", long)
+    with pytest.raises(InputError, match=r"\(RuntimeError: (words ){32}\.\.\.\): go online"):
+        bvl.load("org/name")
 
 
 def test_without_the_hubs_library_its_extra_is_named(monkeypatch):

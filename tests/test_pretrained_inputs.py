@@ -6,6 +6,7 @@ import pairs
 import pytest
 from data import test_tokenizers
 from pictures import photo
+from PIL import Image
 from pretrained_models import (
     CLIP,
     TRANSFORM,
@@ -17,7 +18,7 @@ from pretrained_models import (
 )
 
 import big_vit_lite as bvl
-from big_vit_lite import checkpoint
+from big_vit_lite import checkpoint, weights
 from big_vit_lite.config import InputError
 
 
@@ -106,7 +107,8 @@ def test_siglip_takes_the_vocabulary_beside_it(vocabulary, file, make, as_read, 
 
 
 def test_what_the_source_does_not_say_is_asked_for(folder, tmp_path):
-    path = published(tmp_path, "L11-clip", "transformers-clip", transform=None)
+    fields = {"vocabulary": 259, "end_id": None}
+    path = published(tmp_path, "L11-clip", "transformers-clip", transform=None, text=fields)
     pair = bvl.load(path)
     told = r"does not say how images were preprocessed: load it with transform= .*, mean= and std="
     with pytest.raises(InputError, match=told):
@@ -121,8 +123,93 @@ def test_what_the_source_does_not_say_is_asked_for(folder, tmp_path):
     assert_close(
         given.preprocess(folder / "cat.jpg"), by_hand(folder / "cat.jpg", TRANSFORM, *CLIP)
     )
-    with pytest.raises(InputError, match="mean= has 2 numbers, and the images 3 channels"):
-        bvl.load(path, transform=TRANSFORM, mean=(0.5, 0.5), std=CLIP[1])
+    arrays = bvl.load(path, transform=TRANSFORM, mean=np.array(CLIP[0]), std=np.float32(0.5))
+    assert arrays.preprocessing == weights.Preprocessing(TRANSFORM, CLIP[0], (0.5, 0.5, 0.5))
+    for mean, std, told in (
+        ((0.5, 0.5), CLIP[1], "mean= has 2 numbers, and the images 3 channels"),
+        (
+            CLIP[0],
+            (0, 0, 0),
+            "std= 0, 0, 0: pixels are divided by it: give numbers that are finite and above",
+        ),
+        (("a",), CLIP[1], r"mean= \('a',\) is no list of numbers: give one for each channel"),
+        ((0.5, np.nan, 0.5), 1, "mean= 0.5, nan, 0.5: .* give numbers that are finite"),
+    ):
+        with pytest.raises(InputError, match=told):
+            bvl.load(path, transform=TRANSFORM, mean=mean, std=std)
+
+
+def test_texts_that_cannot_be_read_are_told_of_at_load(folder):
+    for name, options, told in (
+        ("clip", {"vocabulary": "nope.txt"}, "nope.txt is not there; name the vocabulary's file"),
+        ("clip", {"text": "lower|pad(77)"}, "tokenize is missing"),
+        ("clip", {"text": "tokenize(tokenizer='clip')|truncate(77)|pad(77)",
+                  "vocabulary": "no.txt"}, "no.txt is not there"),
+        ("clip", {"text": "tokenize('bytes')|truncate(78)|pad(78)"}, "^text= .* makes 78 tokens, "
+         "and the text tower reads 77"),
+        ("dino", {"text": "tokenize('bytes')|pad(9)"}, "dino/.* is an image tower alone and reads "
+         "no texts, for which text= would be: leave out"),
+        ("dino", {"vocabulary": "merges.txt"}, "for which vocabulary= would be: leave out"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=told):
+            bvl.load(folder / name, **options)
+
+
+def test_a_transform_that_draws_is_refused(folder):
+    drawn = bvl.load(folder / "dino", transform="decode|random_resized_crop(16)")
+    told = r"^transform= 'decode\|random_resized_crop\(16\)' draws at random, and an image has one"
+    for image in (folder / "cat.jpg", photo(24, 30)):
+        with pytest.raises(InputError, match=told):
+            drawn.encode_image(image)
+
+
+def test_pillow_images_of_16_bits_are_as_their_files(folder, clip, tmp_path):
+    ramp = np.linspace(0, 65535, 24 * 24).astype(np.uint16).reshape(24, 24)
+    Image.fromarray(ramp).save(tmp_path / "grey.png")
+    opened = Image.open(tmp_path / "grey.png")
+    assert opened.mode == "I;16"
+    found = clip.preprocess(opened)
+    np.testing.assert_array_equal(found, clip.preprocess(tmp_path / "grey.png"))
+    assert np.ptp(found) > 3  # from black to white
+    clear = Image.fromarray(photo(24, 30)).quantize(16)
+    clear.info["transparency"] = 0
+    clip.preprocess(clear)
+    assert clear.info["transparency"] == 0
+    with pytest.raises(InputError, match="image 0 cannot be used: pixels of 32 bits have no known"):
+        clip.preprocess(Image.fromarray(ramp.astype(np.float32)))
+
+
+def test_arrays_that_a_model_does_not_take_are_told_of(folder, clip):
+    images, ids = clip.preprocess(folder / "cat.jpg"), clip.tokenize("a cat")
+    last = clip.sections.text.vocabulary - 1
+    edge = np.where(np.arange(77) == 76, last, ids).astype(np.int32)
+    assert np.isfinite(clip.encode_text(edge)).all()
+    for call, told in (
+        (
+            lambda: clip.encode_text(ids[0]),
+            r"whole numbers \(b, l\), and these are \(77,\): give a",
+        ),
+        (lambda: clip.encode_text(edge + 1), r"token id 49,408 is outside .* ids are 0 to 49,407"),
+        (
+            lambda: clip.logits(images, ids - 1),
+            "the token id -1 is outside of the text tower's voc",
+        ),
+        (lambda: clip.apply(clip.params, images, edge + 1), "the token id 49,408 is outside"),
+        (lambda: clip.apply(clip.params, ["cat.jpg"], ids), r"apply takes images .* is list: pre"),
+        (lambda: clip.apply(clip.params, photo(16, 16)[None], ids), r"is uint8 \(1, 16, 16, 3\): "),
+        (
+            lambda: clip.apply(clip.params, images, ["a cat"]),
+            "apply takes texts as .* is list: tok",
+        ),
+        (
+            lambda: clip.apply(clip.params, images, ids, capture="blocks"),
+            r"capture is a tuple of names: give capture=\('blocks',\)",
+        ),
+    ):
+        with pytest.raises(InputError, match=told):
+            call()
+    # Within jit no number is known.
+    assert np.isnan(jax.jit(clip.encode_text)(edge + 1)).all()
 
 
 def test_wrong_images_and_texts_are_told_of(folder, clip, tmp_path):
@@ -156,6 +243,7 @@ def test_places_without_a_model_are_told_of(tmp_path):
             'no such is not there: give a file or folder .* "openai/clip-vit-base-patch32"',
         ),
         (tmp_path, "holds no finished checkpoint; give a run's --workdir"),
+        ("", "^the model's name is empty: give a file or folder of published weights"),
     ):
         with pytest.raises(InputError, match=told):
             bvl.load(source)

@@ -8,7 +8,8 @@ from pictures import photo
 from pretrained_models import CLIP, assert_close, by_hand, folder_of_models, own_run
 
 import big_vit_lite as bvl
-from big_vit_lite import checkpoint
+from big_vit_lite import checkpoint, config, weights
+from big_vit_lite.pretrained import checkpoints
 
 
 @pytest.fixture
@@ -30,6 +31,27 @@ def test_our_classifier_has_its_averages_transform_and_names(folder, tmp_path):
     chances = jax.nn.sigmoid(task.model.apply({"params": state["params"]}, images)[0])[0]
     assert_close([found[name] for name in raw.class_names], chances)
     assert abs(sum(p for _, p in averaged.classify(images)[0]) - 1) < 1e-5
+
+
+def test_a_run_of_square_images_is_written_as_others_publish(tmp_path):
+    # timm's names and the epsilon that all its models have.
+    own_run(tmp_path / "run")
+    vit = bvl.load(tmp_path / "run")
+    assert vit.sections.model.image_size == 8
+    weights.save(tmp_path / "out", vit.params, vit.sections, "timm", vit.preprocessing)
+    again = bvl.load(tmp_path / "out")
+    images = vit.preprocess(photo(24, 30))
+    assert_close(again.logits(images), vit.logits(images), 1e-6)
+    assert checkpoints.sections_of(*sized(tmp_path / "run", (8, 12))).model.image_size == (8, 12)
+
+
+def sized(workdir, size):
+    """A run's config with another size of images, its meta and path."""
+    path = checkpoint.find(workdir)
+    meta = checkpoint.read_meta(path)
+    run = config.Run.from_json(meta["config"], "meta.json")
+    model = run.model.model_copy(update={"image_size": size})
+    return run.model_copy(update={"model": model}), meta, path
 
 
 @pytest.mark.parametrize("name", ["contrastive", "coca"])

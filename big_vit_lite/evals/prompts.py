@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from big_vit_lite.config import InputError
 from big_vit_lite.data import files
 
+NEVER_FIRST = "they tie, and a tie counts as wrong, so that none of them is ever the first"
+"""What evaluations make of classes with the same name."""
+
 
 @functools.cache
 def template_sets() -> dict[str, tuple[str, ...]]:
@@ -85,25 +88,42 @@ def class_names_of(entry: str | None, of_data: Sequence[str], key: str) -> tuple
     return names
 
 
-def listed_names(entry: str, key: str) -> tuple[str, ...]:
+def names_of(entry: str, key: str) -> tuple[str, ...]:
     """Names of classes: of a file with one a line, of a published set, or of a text with commas.
+
+    A comma may stand at the end, so that "cat," is one name.
 
     Args:
         key: the option that holds them, for error texts.
 
     Raises:
-        InputError: none of these, an empty file or name, or one that is there twice. Only published
-            sets may repeat names.
+        InputError: none of these, or an empty file or name.
     """
     if entry in name_sets():
         return name_sets()[entry]
-    if "," in entry and not files.exists(files.normal(entry)):
-        names, what = tuple(name.strip() for name in entry.split(",")), "name"
-        if "" in names:
-            raise InputError(f"{key}: name {names.index('') + 1} of {entry!r} is empty")
-    else:
-        _require_file(entry, key, tuple(name_sets()), "names with commas between them")
-        names, what = _lines(entry, key, "the name of a class"), "line"
+    if not _in_commas(entry):
+        otherwise = 'names with commas between them (one alone as "cat,")'
+        _require_file(entry, key, tuple(name_sets()), otherwise)
+        return _lines(entry, key, "the name of a class")
+    names = tuple(name.strip() for name in entry.strip().removesuffix(",").split(","))
+    if "" in names:
+        raise InputError(f"{key}: name {names.index('') + 1} of {entry!r} is empty")
+    return names
+
+
+def _in_commas(entry: str) -> bool:
+    return "," in entry and not files.exists(files.normal(entry))
+
+
+def listed_names(entry: str, key: str) -> tuple[str, ...]:
+    """As `names_of`, each once; only published sets may repeat names.
+
+    Raises:
+        InputError: as `names_of`, or a name is there twice.
+    """
+    names, what = names_of(entry, key), "name" if _in_commas(entry) else "line"
+    if entry in name_sets():
+        return names
     first: dict[str, int] = {}
     for place, name in enumerate(names, 1):
         if name in first:
@@ -129,18 +149,15 @@ def listed_texts(entry: str, key: str) -> tuple[str, ...]:
     return (entry,)
 
 
-def repeated(names: Sequence[str]) -> str | None:
-    """A line about names that several classes share, if there are any."""
+def repeated(names: Sequence[str], consequence: str = NEVER_FIRST) -> str | None:
+    """A line about names that several classes share, if there are any, and what comes of it."""
     places: dict[str, list[int]] = {}
     for label, name in enumerate(names):
         places.setdefault(name, []).append(label)
     shared = [f"{name!r} ({', '.join(map(str, at))})" for name, at in places.items() if at[1:]]
     if not shared:
         return None
-    return (
-        f"classes with the same name: {', '.join(shared)}; they tie, and a tie counts as wrong, so "
-        "that none of them is ever the first"
-    )
+    return f"classes with the same name: {', '.join(shared)}; {consequence}"
 
 
 def _require_file(entry: str, key: str, sets: Sequence[str], otherwise: str) -> None:

@@ -90,7 +90,11 @@ def run(argv: list[str]) -> int:
         faults.insert(0, config.Fault("MODEL", "is missing: a file, a run or a name on the hub"))
     if faults:
         raise InputError("\n".join(map(str, faults)), faults)
-    importlib.import_module(f"big_vit_lite.predict.{name}").run(words[0], words[1:], given)
+    module = importlib.import_module(f"big_vit_lite.predict.{name}")
+    try:
+        module.run(words[0], words[1:], given)
+    except InputError as error:
+        raise InputError(options.as_options(str(error)), error.faults) from None
     return 0
 
 

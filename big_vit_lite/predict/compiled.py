@@ -16,8 +16,6 @@ from big_vit_lite.predict.reading import Batch, Images, Pixels
 from big_vit_lite.pretrained import Pretrained, load
 from big_vit_lite.pretrained.images import normalized
 
-_OF_LOAD = ("layout", "known", "transform", "mean", "std", "text", "vocabulary")
-
 
 def model_of(name: str, given: dict[str, Any]) -> Pretrained:
     """The model with what the options say of it.
@@ -26,7 +24,7 @@ def model_of(name: str, given: dict[str, Any]) -> Pretrained:
         InputError: as `load`.
     """
     parallel.start()
-    return load(name, **{key: given[key] for key in _OF_LOAD if key in given})
+    return load(name, **{key: given[key] for key in options.OF_LOAD if key in given})
 
 
 class Compiled:

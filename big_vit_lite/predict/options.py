@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +22,27 @@ def _count(text: str) -> int:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
+    parts = [part for part in text.strip("()").split(",") if part.strip()]
     try:
-        return tuple(float(part) for part in text.strip("()").split(",") if part.strip())
+        numbers = tuple(float(part) for part in parts)
     except ValueError:
-        raise ValueError("wants numbers with commas between them, as in 0.5,0.5,0.5") from None
+        numbers = ()
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise ValueError("wants numbers with commas between them, as in 0.5,0.5,0.5")
+    return numbers
+
+
+def _deviations(text: str) -> tuple[float, ...]:
+    numbers = _numbers(text)
+    if min(numbers) <= 0:
+        raise ValueError("wants numbers above 0: pixels are divided by them")
+    return numbers
 
 
 def _known(text: str) -> dict[str, Any]:
-    """activation=quick,heads=12 as a dict; values are numbers where they look like it."""
+    """activation=quick,grid=(14,7) as a dict; values are numbers where they look like it."""
     found = {}
-    for part in text.split(","):
+    for part in _BETWEEN.split(text):
         name, given, value = part.partition("=")
         if not given or not name.strip():
             raise ValueError("wants NAME=VALUE with commas between them, as in activation=quick")
@@ -38,6 +51,10 @@ def _known(text: str) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             found[name.strip()] = value.strip()
     return found
+
+
+_BETWEEN = re.compile(r",(?![^(\[]*[)\]])")
+"""A comma that stands in no brackets."""
 
 
 def _one_of(*choices: str) -> Any:
@@ -60,10 +77,15 @@ MODEL = (
     Option("transform", "CHAIN", "Of images, in place of what the model's files say, such as "
            "\"decode|resize(224, 'bicubic')\"."),
     Option("mean", "M,M,M", "Mean of each channel, of pixels in [0, 1]; likewise.", _numbers),
-    Option("std", "S,S,S", "Standard deviation of each channel; likewise.", _numbers),
+    Option("std", "S,S,S", "Standard deviation of each channel; likewise.", _deviations),
     Option("layout", "NAME", "Layout of published weights, where it is not recognised."),
     Option("known", "NAME=VALUE,...", "What the files do not say of the model, such as "
-           "activation=quick,heads=12.", _known),
+           "activation=quick,heads=12 or \"grid=(14,7)\".", _known),
+)  # fmt: skip
+CLASSES = (
+    Option("class_names", "NAMES", "Of a classifier's classes, in the order of its logits, where "
+           "the model's files do not say them: a published set such as imagenet, a file with one a "
+           "line, or \"cat,dog\"."),
 )  # fmt: skip
 TEXTS = (
     Option("vocabulary", "FILE", "Of the tokenizer, where it does not lie beside the weights: "
@@ -84,11 +106,11 @@ OUTPUT = (
 )  # fmt: skip
 CLASSIFY = (
     Option("top", "K", f"Classes of each image. Default {TOP}.", _count),
-    *OUTPUT, *READING, *MODEL,
+    *CLASSES, *OUTPUT, *READING, *MODEL,
 )  # fmt: skip
 ZERO_SHOT = (
-    Option("labels", "LABELS", "Names of the classes: \"cat,dog\", a file with one a line, or a "
-           "published set such as imagenet.", required=True),
+    Option("labels", "LABELS", "Names of the classes: \"cat,dog\" (one: \"cat,\"), a file "
+           "with one a line, or a published set such as imagenet.", required=True),
     Option("templates", "TEMPLATES", "What is said of a class: a text with {} for its name "
            "(default \"a photo of a {}.\"), a file with one a line, or a published set such as "
            "openai (80) or simple (7). The features of several are averaged."),
@@ -113,3 +135,15 @@ SIMILAR = (
            "faiss:HNSW32; faiss alone is faiss:Flat. Takes faiss-cpu.", str),
     *OUTPUT, *READING, *MODEL, *TEXTS,
 )  # fmt: skip
+OF_LOAD = tuple(option.name for option in (*MODEL, *CLASSES, *TEXTS))
+"""Options that are arguments of `big_vit_lite.load`, too."""
+_ARGUMENT = re.compile(rf"(?<![\w/.-])({'|'.join(OF_LOAD)})=(?=[\s,.:]|$)")
+_SET = re.compile(r'(?<![\w/.-])known=\{"(\w+)": ([^{}]*)\}')
+_KNOWN = re.compile(r'(?<![\w/.-])(known(?= has ")|class_names(?=: ))')
+
+
+def as_options(message: str) -> str:
+    """An error's text with options in place of `load`'s arguments: --transform for transform=, and
+    --known "grid=(rows, columns)" for known={"grid": (rows, columns)}."""
+    message = _SET.sub(lambda found: f'--known "{found[1]}={found[2]}"', message)
+    return _KNOWN.sub(r"--\1", _ARGUMENT.sub(r"--\1", message))

@@ -15,7 +15,6 @@ from jaxtyping import UInt8
 
 from big_vit_lite.config import InputError
 from big_vit_lite.data import files
-from big_vit_lite.data.chance import NoChance
 from big_vit_lite.data.transforms import decode
 from big_vit_lite.pretrained import Pretrained
 from big_vit_lite.pretrained.images import Reader
@@ -82,11 +81,7 @@ class Images:
         self.paths, self.skip = paths, skip
         self._threads, self._thumbnails = threads or os.cpu_count() or 1, thumbnails
         self._chain = model.preprocessing.transform
-        never = NoChance(
-            f"--transform {self._chain!r} draws at random, and an image has one answer: take out "
-            "what is random"
-        )
-        self._reader = Reader(model.preprocessing, model.sections.model.channels, never)
+        self._reader = Reader(model.preprocessing, model.sections.model.channels)
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -38,7 +38,7 @@ def run(name: str, words: list[str], given: dict[str, Any]) -> None:
     require_texts(model, "take classify, which names its own classes")
     images = reading.images_of(model, paths, given)
     display = report.Counting("texts")
-    if line := prompts.repeated(labels):
+    if line := prompts.repeated(labels, "they get the same score"):
         display.say(f"--labels: {line}")
     classes = features_of_labels(model, labels, templates, display)
     top = min(given.get("top", options.TOP), len(labels))

@@ -58,7 +58,7 @@ def read(source: str | Place) -> Found:
         None
         if transform is None
         else weights.Preprocessing(
-            transform, _each(run.data.mean, channels), _each(run.data.std, channels)
+            transform, each(run.data.mean, channels), each(run.data.std, channels)
         ),
         run.data.train.text or None,
         meta.get("text", {}).get("fingerprint"),
@@ -86,7 +86,10 @@ def sections_of(run: config.Run, meta: dict[str, Any], path: Place) -> weights.S
             f"{path} does not say the size of its images: set model.image_size in a config, and "
             "save it again by a run that starts from it (config.init)."
         )
-    more: dict[str, Any] = {"image_size": tuple(side) if not isinstance(side, int) else side}
+    if not isinstance(side, int):
+        # A square is one number, as published files have it: layouts compare what they can say.
+        side = side[0] if side[0] == side[1] else tuple(side)
+    more: dict[str, Any] = {"image_size": side}
     if meta.get("position_grid"):
         more["position_grid"] = tuple(meta["position_grid"])
     if run.text is None or run.task.name == "classification":
@@ -129,6 +132,6 @@ def _trained_size(run: config.Run, meta: dict[str, Any]) -> tuple[int, int] | No
     return tuple(step * (s * (n - 1) + p) for n, s, p in zip(grid, stride, patch, strict=True))
 
 
-def _each(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+def each(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     """One number for each channel."""
     return tuple(values) * (math.ceil(channels / len(values)) if len(values) == 1 else 1)

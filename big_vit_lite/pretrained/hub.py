@@ -1,6 +1,7 @@
 """Published models by their name on the Hugging Face hub: the files that loading needs."""
 
 import re
+import textwrap
 from pathlib import Path
 
 from big_vit_lite import weights
@@ -76,7 +77,9 @@ def _snapshot(library, repository: str, revision: str | None, patterns: list[str
             f"at {page}, and log in with `hf auth login` if it is private."
         ) from None
     except Exception as error:  # httpx's, requests', the file system's: they have no common base
-        reason = " ".join(str(error).split())[:200]
+        # What the library says first; behind it is what to do, which is said here.
+        first, *_ = re.split(r"(?<=[.!?])\s", " ".join(str(error).split()))
+        reason = textwrap.shorten(first.rstrip("."), 200, placeholder=" ...")
         raise InputError(
             f"{repository} is not here, not in the hub's cache, and cannot be fetched "
             f"({type(error).__name__}: {reason}): go online, or give a local folder."

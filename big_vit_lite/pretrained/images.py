@@ -11,7 +11,8 @@ from jaxtyping import Array, Float32, UInt8
 from big_vit_lite import data, models, weights
 from big_vit_lite.config import InputError
 from big_vit_lite.data import files
-from big_vit_lite.data.transforms.decode import Decode
+from big_vit_lite.data.chance import NoChance
+from big_vit_lite.data.transforms.decode import Decode, rgb
 from big_vit_lite.tasks.images import normalize
 
 KINDS = "paths, Pillow images, uint8 arrays (h, w, c), or a list of them"
@@ -42,13 +43,17 @@ class Reader:
     Args:
         preprocessing: its transform is taken; mean and std are for `normalize`.
         channels: of the model.
-        rng: where a transform that draws at random draws from.
+
+    An image has one answer: a transform that draws at random raises InputError with the first one.
     """
 
-    def __init__(self, preprocessing: weights.Preprocessing, channels: int, rng: Any = None):
+    def __init__(self, preprocessing: weights.Preprocessing, channels: int):
         self.transform = data.transforms.parse(preprocessing.transform)
         self._decode = Decode(channels)
-        self._rng = np.random.default_rng(0) if rng is None else rng
+        self._rng: Any = NoChance(
+            f"transform= {preprocessing.transform!r} draws at random, and an image has one answer: "
+            "take out what is random."
+        )
 
     def file(self, content: bytes) -> UInt8[np.ndarray, "h w c"]:
         """Of a file's bytes.
@@ -87,6 +92,8 @@ def preprocess(
                 made.append(reader.file(files.read(files.normal(name))))
             else:
                 made.append(reader.opened(image))
+        except InputError:
+            raise
         except (OSError, ValueError) as error:
             raise InputError(f"{name} cannot be used: {files.why(error)}.") from None
     shapes = {tuple(map(np.shape, jax.tree.leaves(image))) for image in made}
@@ -140,7 +147,7 @@ def _pixels(image: Any) -> np.ndarray:
         ValueError: it is something else.
     """
     if hasattr(image, "convert"):
-        image = image if image.mode in ("L", "RGB") else image.convert("RGB")
+        image = image if image.mode in ("L", "RGB") else rgb(image)
     elif not hasattr(image, "dtype"):
         raise ValueError(f"{type(image).__name__} is no image; give {KINDS}")
     pixels = np.asarray(image)

@@ -1,20 +1,26 @@
 """load: from a file, a checkpoint of ours or a hub's name to a model that answers."""
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from big_vit_lite import weights
 from big_vit_lite.config import InputError
 from big_vit_lite.data import text as text_transforms
 from big_vit_lite.data import transforms
-from big_vit_lite.pretrained import checkpoints, hub, texts
+from big_vit_lite.pretrained import checkpoints, classes, hub, texts
 from big_vit_lite.pretrained.model import Pretrained
 from big_vit_lite.weights.files.source import SUFFIXES
+
+_SOURCES = (
+    "a file or folder of published weights, a run's --workdir or checkpoint, or a name on the hub "
+    'such as "openai/clip-vit-base-patch32"'
+)
 
 
 def load(
@@ -27,6 +33,7 @@ def load(
     std: Sequence[float] | None = None,
     text: str | None = None,
     vocabulary: str | Path | None = None,
+    class_names: str | Path | Sequence[str] | None = None,
 ) -> Pretrained:
     """A model with parameters, preprocessing and tokenizer, ready to encode.
 
@@ -44,24 +51,25 @@ def load(
         vocabulary: file of the tokenizer that the text transform names, where it lies elsewhere: a
             tokenizer.json, spiece.model, merges.txt or bpe_simple_vocab_16e6.txt.gz. None: one
             beside the weights, or for CLIP that of an installed package.
+        class_names: of a classifier, in the order of its logits, in place of what the source says:
+            a published set such as "imagenet", a file with one a line, or the names.
 
     Raises:
         InputError: nothing is there, the hub cannot be reached, the weights do not fit or do not
             say what model they are of, or an argument is wrong.
     """
     found = _found(source, layout, known, None if vocabulary is None else str(vocabulary))
-    text = text or found.text
-    if text is not None and vocabulary is not None:
-        text = texts.with_vocabulary(text, str(vocabulary))
-    _check_text(text, found.sections)
+    names = found.class_names
+    if class_names is not None:
+        names = classes.named(class_names, found.sections, found.path)
     sections = checkpoints.side_by_side(found.sections)
     return Pretrained(
         model=sections.build(),
         params=jax.tree.map(jnp.asarray, found.params),
         sections=found.sections,
         preprocessing=_preprocessing(found, transform, mean, std),
-        text=text,
-        class_names=found.class_names,
+        text=_text(found, text, vocabulary),
+        class_names=names,
         loss=found.loss,
         source=str(found.path),
         fingerprint=found.fingerprint,
@@ -70,16 +78,14 @@ def load(
 
 def _found(source: str | Path, layout, known, vocabulary: str | None) -> checkpoints.Found:
     name = str(source)
+    if not name.strip():
+        raise InputError(f"the model's name is empty: give {_SOURCES}.")
     here = Path(name).expanduser()
     if weights.holds_weights(here) or (here.is_dir() and _weights_in(here)):
         return _published(here, layout, known, vocabulary)
     if not here.is_dir() and "://" not in name:
         if not hub.NAME.fullmatch(name):
-            raise InputError(
-                f"{name} is not there: give a file or folder of published weights, a run's "
-                "--workdir or checkpoint, or a name on the hub such as "
-                '"openai/clip-vit-base-patch32".'
-            )
+            raise InputError(f"{name} is not there: give {_SOURCES}.")
         return _published(hub.fetch(name), layout, known, vocabulary)
     if layout is not None or known is not None:
         raise InputError(
@@ -100,24 +106,10 @@ def _published(path: Path, layout, known, vocabulary: str | None) -> checkpoints
         preprocessing=loaded.preprocessing,
         text=texts.published(loaded, vocabulary),
         fingerprint=None,
-        class_names=_class_names(loaded),
-        loss="softmax",
+        class_names=classes.published(loaded),
+        loss=classes.loss(loaded),
         path=loaded.path,
     )
-
-
-def _class_names(loaded: weights.Loaded) -> tuple[str, ...] | None:
-    """Names in the config.json beside weights, as transformers (id2label) and timm have them."""
-    classes, path = loaded.sections.model.classes or 0, loaded.path.parent / "config.json"
-    if loaded.sections.text is not None or not classes or not path.is_file():
-        return None
-    about = json.loads(path.read_text())
-    cfg = about.get("pretrained_cfg") or {}
-    names = about.get("label_names") or cfg.get("label_names") or about.get("id2label") or ()
-    if isinstance(names, dict):
-        names = [names.get(str(i)) for i in range(len(names))]
-    told = all(isinstance(n, str) and n != f"LABEL_{i}" for i, n in enumerate(names))
-    return tuple(names) if told and len(names) == classes else None
 
 
 def _preprocessing(found, transform, mean, std) -> weights.Preprocessing | None:
@@ -140,24 +132,71 @@ def _preprocessing(found, transform, mean, std) -> weights.Preprocessing | None:
     if transform is not None:
         transforms.parse(transform)
     channels = found.sections.model.channels
-    for name in ("mean", "std"):
-        if given[name] is not None and len(given[name]) not in (1, channels):
-            raise InputError(
-                f"{name}= has {len(given[name])} numbers, and the images {channels} channels: give "
-                "one for each."
-            )
-    return weights.Preprocessing(
-        transform or said.transform, tuple(mean or said.mean), tuple(std or said.std)
-    )
+    numbers = {
+        name: getattr(said, name) if given[name] is None else _numbers(name, given[name], channels)
+        for name in ("mean", "std")
+    }
+    return weights.Preprocessing(said.transform if transform is None else transform, **numbers)
 
 
-def _check_text(text: str | None, sections: weights.Sections) -> None:
-    """Raises InputError for a transform that is none, or makes more tokens than the tower reads."""
-    if text is None or sections.text is None:
-        return
-    length = text_transforms.length(text)
-    if sections.text.length is not None and length > sections.text.length:
+def _numbers(name: str, given: Any, channels: int) -> tuple[float, ...]:
+    """One for each channel.
+
+    Raises:
+        InputError: another number of them, or what no pixels have.
+    """
+    try:
+        numbers = tuple(float(x) for x in np.ravel(np.asarray(given, np.float64)))
+    except (TypeError, ValueError):
         raise InputError(
-            f"text= {text!r} makes {length} tokens, and the text tower reads {sections.text.length}"
-            f": end it with truncate({sections.text.length})|pad({sections.text.length})."
+            f"{name}= {given!r} is no list of numbers: give one for each channel."
+        ) from None
+    if len(numbers) not in (1, channels):
+        raise InputError(
+            f"{name}= has {len(numbers)} numbers, and the images {channels} channels: give one for "
+            "each."
         )
+    if not all(math.isfinite(x) and (x > 0 or name == "mean") for x in numbers):
+        wanted = "finite" if name == "mean" else "finite and above 0"
+        raise InputError(
+            f"{name}= {', '.join(f'{x:g}' for x in numbers)}: pixels are "
+            f"{'shifted' if name == 'mean' else 'divided'} by it: give numbers that are {wanted}."
+        )
+    return checkpoints.each(numbers, channels)
+
+
+def _text(found: checkpoints.Found, text: str | None, vocabulary: str | Path | None) -> str | None:
+    """The text transform, that which is given before the source's own.
+
+    Raises:
+        InputError: there is no text tower, or what is given is no transform, has a vocabulary that
+            is not there, or makes other tokens than the tower reads.
+    """
+    given = [
+        f"{name}=" for name, x in (("text", text), ("vocabulary", vocabulary)) if x is not None
+    ]
+    tower = found.sections.text
+    if given and tower is None:
+        raise InputError(
+            f"{found.path} is an image tower alone and reads no texts, for which "
+            f"{' and '.join(given)} would be: leave out what is for texts."
+        )
+    chain = found.text if text is None else text
+    if vocabulary is not None:
+        if chain is None:
+            raise InputError(
+                f"{found.path} does not say how texts become tokens, so that vocabulary= has no "
+                "place: give the whole transform as text= instead."
+            )
+        chain = texts.with_vocabulary(chain, str(vocabulary))
+    if tower is None or chain is None:
+        return None
+    length = text_transforms.length(chain)
+    if tower.length is not None and length > tower.length:
+        raise InputError(
+            f"text= {chain!r} makes {length} tokens, and the text tower reads {tower.length}: end "
+            f"it with truncate({tower.length})|pad({tower.length})."
+        )
+    if given:  # the source's own is read when a text is
+        texts.parse(chain, tower, found.fingerprint)
+    return chain

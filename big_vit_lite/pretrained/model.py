@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Float32, Int32
 from big_vit_lite import models, weights
 from big_vit_lite.config import InputError
 from big_vit_lite.data.text import TextTransform
+from big_vit_lite.pretrained import arguments, classes
 from big_vit_lite.pretrained import images as inputs
 from big_vit_lite.pretrained.texts import parse as parse_text
 
@@ -127,7 +128,8 @@ class Pretrained:
             texts: a string, a list of strings, or tokens int (b, l).
 
         Raises:
-            InputError: as `tokenize`.
+            InputError: as `tokenize`, or ids outside of the vocabulary; within jit, vmap and grad
+                these give NaN.
         """
         self._text_tower()
         return self._text_features(self._own(params), self._read(texts))
@@ -172,11 +174,11 @@ class Pretrained:
             InputError: as `logits`.
         """
         chances = self.chances(images)
-        best, classes = jax.device_get(jax.lax.top_k(chances, min(top, chances.shape[-1])))
+        best, found = jax.device_get(jax.lax.top_k(chances, min(top, chances.shape[-1])))
         names = self.class_names or range(chances.shape[-1])
         return [
             [(names[c], float(p)) for c, p in zip(*row, strict=True)]
-            for row in zip(classes, best, strict=True)
+            for row in zip(found, best, strict=True)
         ]
 
     def apply(
@@ -196,7 +198,12 @@ class Pretrained:
             (b, classes) of a tower alone, which are its features where it has no head. With
             `capture` (that, {"block00": (b, t, d), ...}), with img/ and txt/ before the names where
             there are two towers.
+
+        Raises:
+            InputError: what is no such array, or ids outside of the vocabulary; within jit, vmap
+                and grad these give NaN.
         """
+        arguments.check_apply(images, texts, capture, self.sections.text)
         given = (images,) if self.sections.text is None else (images, texts)
         if self.sections.text is None and texts is not None:
             self._text_tower()
@@ -212,9 +219,7 @@ class Pretrained:
         return images if inputs.is_preprocessed(images) else self.preprocess(images)
 
     def _read(self, texts: Any) -> Array:
-        dtype = getattr(texts, "dtype", None)
-        whole = dtype is not None and jnp.issubdtype(dtype, jnp.integer) and texts.ndim == 2
-        return texts if whole else self.tokenize(texts)
+        return texts if arguments.is_tokens(texts, self._text_tower()) else self.tokenize(texts)
 
     def _text_tower(self) -> Any:
         if self.sections.text is None:
@@ -226,12 +231,8 @@ class Pretrained:
 
     @property
     def classifies(self) -> bool:
-        """Whether it is a tower alone with a head for classes; one without bias is the projection
-        of an image tower that was one of two."""
-        section = self.sections.model
-        return self.sections.text is None and bool(section.classes) and (
-            section.head_bias is not None
-        )  # fmt: skip
+        """Whether it is a tower alone with a head for classes."""
+        return classes.classifies(self.sections)
 
     def _head(self) -> None:
         if not self.classifies:

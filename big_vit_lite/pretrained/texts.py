@@ -20,7 +20,7 @@ SIGLIP = (
 )  # fmt: skip
 BESIDE_SIGLIP = ("spiece.model", "tokenizer.model", "tokenizer.json")
 BESIDE_CLIP = ("merges.txt", tokenizers.CLIP_FILE, "tokenizer.json")
-_TOKENIZE = re.compile(r"tokenize\(\s*(['\"]).*?\1")
+_TOKENIZE = re.compile(r"tokenize\(\s*(?:tokenizer\s*=\s*)?(['\"]).*?\1")
 
 
 def published(loaded: weights.Loaded, vocabulary: str | None) -> str | None:

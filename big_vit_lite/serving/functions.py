@@ -174,8 +174,10 @@ def concrete(x: Input, batch: int = 1) -> tuple[int, ...]:
 
 
 def _images(model: Pretrained, pixels: str) -> Input:
-    section = model.sections.model
-    side = section.image_size
+    """Images of the size that the transform makes, where it says one, or else of the model's own:
+    for other sizes its positions are resampled within the function."""
+    section, said = model.sections.model, model.preprocessing
+    side = (said and data.transforms.output_size(said.transform)) or section.image_size
     size = (side, side) if isinstance(side, int) else tuple(side)
     below = 256 if pixels == "uint8" else None
     return Input("images", ("b", *size, section.channels), pixels, below)

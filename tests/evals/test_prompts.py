@@ -88,8 +88,9 @@ def test_names_are_listed_in_a_text_a_file_or_a_set(tmp_path):
     path = tmp_path / "a,b.txt"
     path.write_text("cat\nbig dog\n")
     assert prompts.listed_names(str(path), "k") == ("cat", "big dog")
-    with pytest.raises(InputError, match="k: name 2 of 'cat,' is empty"):
-        prompts.listed_names("cat,", "k")
+    assert prompts.listed_names("big cat, ", "k") == ("big cat",)
+    with pytest.raises(InputError, match="k: name 2 of 'cat,,' is empty"):
+        prompts.listed_names("cat,,", "k")
     path.write_text("cat\ndog\ncat\n")
     with pytest.raises(InputError, match="line 3 is 'cat', and so is line 1; a class is named onc"):
         prompts.listed_names(str(path), "k")

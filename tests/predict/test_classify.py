@@ -15,7 +15,9 @@ from predict.conftest import ODD
 from pretrained_models import assert_close
 
 from big_vit_lite.config import InputError
-from big_vit_lite.predict import main, outputs
+from big_vit_lite.evals import prompts
+from big_vit_lite.predict import main, options, outputs
+from big_vit_lite.weights import sections
 
 LABELS = ("cat", "dog", "house by the sea")
 TEMPLATES = ("a photo of a {}.", "the {} we saw, in a bad drawing")
@@ -115,6 +117,68 @@ def test_labels_in_the_command_line(predict, records, here):
     assert {line["class"] for line in record["best"]} == {"cat", "dog"}
 
 
+def test_one_label_is_asked_for_alone(predict, records, here, model_of):
+    length = model_of("siglip").sections.text.length
+    chain = f"lower|tokenize('bytes')|truncate({length})|pad({length})"
+    predict("zero_shot", "siglip", "photos/0.jpg", "--labels", "cat,", "--json", "a.jsonl",
+            "--text", chain, "--templates", "a {}")  # fmt: skip
+    [record] = records(here / "a.jsonl")
+    logit = model_of("siglip", text=chain).logits("photos/0.jpg", "a cat")[0, 0]
+    assert [line["class"] for line in record["best"]] == ["cat"]
+    assert_close(record["best"][0]["probability"], 1 / (1 + np.exp(-logit)), 1e-5)
+
+
+def test_labels_of_the_same_name_are_told_of_as_they_are_listed(predict, monkeypatch, capsys):
+    birds = {"birds": ("crane", "crane", "kite")}
+    monkeypatch.setattr(prompts, "name_sets", lambda: birds)
+    capsys.readouterr()
+    assert main(["zero_shot", "clip", "photos/0.jpg", "--labels", "birds", "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    said = "--labels: classes with the same name: 'crane' (0, 1); they get the same score\n"
+    assert err.startswith(said) and "never the first" not in err
+    found = [(x["class"], x["cosine"]) for x in json.loads(out)["best"]]
+    assert sorted(name for name, _ in found) == ["crane", "crane", "kite"]
+    [first, second] = [cosine for name, cosine in found if name == "crane"]
+    assert abs(first - second) < 1e-6
+
+
+def test_class_names_are_given(predict, records, here, model_of):
+    (here / "names.txt").write_text("one\ntwo\nthree\n")
+    predict(
+        "classify", "runs/vit", "photos/0.jpg", "--class_names", "names.txt", "--json", "a.jsonl"
+    )
+    [record] = records(here / "a.jsonl")
+    known = dict(zip(("cat", "dog", "owl"), ("one", "two", "three"), strict=True))
+    [wanted] = model_of("runs/vit").classify("photos/0.jpg")
+    assert [line["class"] for line in record["best"]] == [known[name] for name, _ in wanted]
+
+
+def test_known_takes_pairs_of_numbers():
+    [known] = [option for option in options.MODEL if option.name == "known"]
+    assert known.type("grid=(2,3), activation=quick,side=[4, 5],heads=12") == {
+        "grid": (2, 3), "activation": "quick", "side": [4, 5], "heads": 12,
+    }  # fmt: skip
+
+
+def test_what_load_asks_for_is_told_as_options():
+    with pytest.raises(InputError) as asked:
+        sections.Known("a.npz").need("heads", "how many heads it has")
+    told = options.as_options(str(asked.value))
+    assert told.endswith('would cost accuracy in silence: load it with --known "heads=...".')
+    with pytest.raises(InputError) as asked:
+        sections.square(15, "a.npz")
+    assert options.as_options(str(asked.value)).endswith('with --known "grid=(rows, columns)".')
+    for said, wanted in (
+        ("give mean= and std= as well.", "give --mean and --std as well."),
+        ("which layout= and known= are: leave", "which --layout and --known are: leave"),
+        ('a.npz: known has "x", and', 'a.npz: --known has "x", and'),
+        ("class_names: 'x' is neither", "--class_names: 'x' is neither"),
+        ("/text=a/b.npz is not known: x", "/text=a/b.npz is not known: x"),
+        ("--transform 'decode|resize(8)'", "--transform 'decode|resize(8)'"),
+    ):
+        assert options.as_options(said) == wanted
+
+
 def test_results_go_to_a_store(here, predict, store):
     pytest.importorskip("gcsfs", reason="gcsfs is not installed (extra: gcs)")
     store.write("in/0.jpg", (here / "photos" / "0.jpg").read_bytes())
@@ -178,17 +242,38 @@ def test_unreadable_images_end_it_or_are_named_and_counted(here, predict, record
         ("embed bare photos --out a.npy", "does not say how images were preprocessed: give "
          "--transform (such as"),
         ("embed bare photos --out a.npy --mean 0.5,x", '--mean = "0.5,x": wants numbers with'),
+        ("embed bare photos --out a.npy --mean ,", '--mean = ",": wants numbers with commas'),
+        ("embed bare photos --out a.npy --std 0,0,0", '--std = "0,0,0": wants numbers above 0: '
+         "pixels are divided by them"),
+        ("embed bare photos --out a.npy --mean 0.5", "preprocessed: give --transform and --std as"),
+        ("embed clip photos --out a.npy --known depth=3", '--known has "depth", and this layout'),
+        ("embed runs/vit photos --out a.npy --layout timm", "holds no published weights, for which "
+         "--layout and --known are: leave them out"),
+        ("classify runs/vit photos --class_names cat,dog", "--class_names has 2 names, and the head"
+         " of"),
+        ("classify runs/vit photos --class_names imagnet", "--class_names: 'imagnet' is neither a "
+         "published set (did you mean 'imagenet'?)"),
+        ("classify clip photos --class_names imagenet", "has no head for classes, which "
+         "--class_names would name: leave it out"),
+        ("zero_shot clip photos --labels cat,dog --vocabulary no.txt", "no.txt is not there; name"),
+        ("zero_shot siglip photos --labels cat,dog --vocabulary no.txt", "does not say how texts "
+         "become tokens, so that --vocabulary has no place: give the whole transform as --text in"),
+        ("zero_shot dino photos --labels cat,dog --text lower", "is an image tower alone and reads "
+         "no texts, for which --text would be: leave out what is for texts"),
         ("zero_shot clip photos", "--labels: is missing: Names of the classes"),
         ("zero_shot runs/vit photos --labels cat,dog", "is an image tower alone and reads no texts:"
          " take classify, which names its own classes, or name a pair"),
         ("zero_shot siglip photos --labels cat,dog", "does not say how texts become tokens, or "
          "there is no vocabulary beside it: give --vocabulary"),
         ("zero_shot clip photos --labels none.txt", "--labels: 'none.txt' is neither a published "
-         "set nor a file; give names with commas between them, a file"),
+         "set nor a file; give names with commas between them (one alone"),
         ("zero_shot clip photos --labels void.txt", "--labels: void.txt is empty; it needs the name"
          " of a class a line"),
         ("zero_shot clip photos --labels twice.txt", "--labels: twice.txt, line 3 is 'cat', and so "
          "is line 1; a class is named once"),
+        ("zero_shot clip photos --labels cat", "--labels: 'cat' is neither a published set nor a "
+         'file; give names with commas between them (one alone as "cat,"), a file'),
+        ("zero_shot clip photos --labels ,", "--labels: name 1 of ',' is empty"),
         ("zero_shot clip photos --labels cat,,dog", "--labels: name 2 of 'cat,,dog' is empty"),
         ("zero_shot clip photos --labels cat,cat", "--labels: name 2 is 'cat', and so is name 1"),
         ("zero_shot clip photos --labels labels.txt --templates opnai", "--templates: 'opnai' is "

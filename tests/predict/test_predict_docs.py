@@ -21,6 +21,7 @@ def files(here):
     photo = (here / "photos" / "0.jpg").read_bytes()
     (here / "cat.jpg").write_bytes(photo)
     (here / "labels.txt").write_text("cat\ndog\n")
+    (here / "names.txt").write_text("cat\ndog\nowl\n")
     (here / "damaged").mkdir()
     (here / "damaged" / "a.jpg").write_bytes(photo)
     (here / "damaged" / "b.jpg").write_bytes(photo[:100])

@@ -22,7 +22,9 @@ def model(golden: str) -> Pretrained:
         model=loaded.sections.build("cpu", scan=False),
         params=loaded.params,
         sections=loaded.sections,
-        preprocessing=weights.Preprocessing("decode|resize(16)", *CLIP),
+        preprocessing=weights.Preprocessing(
+            f"decode|resize({loaded.sections.model.image_size})", *CLIP
+        ),
         text=None,
         class_names=None,
         loss="softmax",

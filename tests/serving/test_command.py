@@ -12,6 +12,7 @@ from serving import exported
 
 import big_vit_lite as bvl
 from big_vit_lite import config, export, serving
+from big_vit_lite.predict import compiled
 
 PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 
@@ -58,17 +59,19 @@ def test_the_page_serves_a_run_of_ours(tmp_path, monkeypatch, capsys):
 
 def test_options_reach_the_export(tmp_path, monkeypatch, capsys):
     asked = {}
-    monkeypatch.setattr(bvl, "load", lambda source, **more: asked.update(more) or source)
+    monkeypatch.setattr(compiled, "load", lambda source, **more: asked.update(more) or source)
     monkeypatch.setattr(
         serving, "export", lambda *args, **more: asked.update(more, args=args) or {"functions": {}}
     )
     words = "clip --to out --function logits,text_features --format onnx --pixels float32 --dtype "
-    words += "float16 --platforms cpu,tpu --mean 0.5,0.4,0.3 --std 1,1,1 --transform decode"
+    words += "float16 --platforms cpu,tpu --mean 0.5,0.4,0.3 --std 1,1,1 --transform decode "
+    words += "--layout timm --known heads=4,grid=(2,3),activation=erf --class_names imagenet"
     export.main(words.split())
     assert asked == {
         "args": ("clip", Path("out"), ("logits", "text_features"), "onnx"), "pixels": "float32",
         "dtype": "float16", "platforms": ("cpu", "tpu"), "mean": (0.5, 0.4, 0.3),
-        "std": (1.0, 1.0, 1.0), "transform": "decode",
+        "std": (1.0, 1.0, 1.0), "transform": "decode", "layout": "timm", "class_names": "imagenet",
+        "known": {"heads": 4, "grid": (2, 3), "activation": "erf"},
     }  # fmt: skip
 
 
@@ -80,7 +83,7 @@ def test_wrong_words_are_told_of_together(capsys):
         "MODEL: is missing: name a model before all options",
         '--function = "logits,scores": wants some of image_features, text_features, logits, by',
         '--format = "tflite": wants one of stablehlo, onnx',
-        '--mean = "a": wants numbers by commas, one for each channel',
+        '--mean = "a": wants numbers with commas between them, as in 0.5,0.5,0.5',
         "--platform: there is no such option; did you mean --platforms?",
         "--to: is missing: New folder that takes what is exported.",
     ):

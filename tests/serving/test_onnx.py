@@ -1,5 +1,6 @@
 """ONNX files equal the models in onnxruntime; needs the extra onnx."""
 
+import dataclasses
 import sys
 
 import jax
@@ -8,7 +9,7 @@ import pairs
 import pytest
 from serving import exported, test_command
 
-from big_vit_lite import checkpoint, serving
+from big_vit_lite import checkpoint, serving, weights
 from big_vit_lite.config import InputError
 from big_vit_lite.serving import functions, onnx
 
@@ -50,6 +51,20 @@ def test_onnxruntime_answers_as_the_model(golden, names, tmp_path):
                 wrong = exported.answers(model, name, given, exported.off(model.preprocessing.mean))
                 assert exported.difference(found, wrong) > exported.DIFFERENT
     assert not jax.config.jax_enable_x64
+
+
+@pytest.mark.extra
+def test_positions_are_resampled_in_the_file(tmp_path):
+    runtime, size = installed(), (20, 28)
+    said = weights.Preprocessing(f"decode|resize({size})", *exported.CLIP)
+    model = dataclasses.replace(exported.model("L13-dinov2"), preprocessing=said)
+    about = serving.export(model, tmp_path / "out", ["image_features"], "onnx")
+    [images] = exported.inputs(about, "image_features", 2)
+    assert images.shape == (2, *size, 3)
+    session = runtime.InferenceSession(tmp_path / "out" / "image_features.onnx")
+    [found] = session.run(None, {"images": images})
+    wanted = exported.answers(model, "image_features", [images])
+    assert exported.difference(found, wanted) <= SAME
 
 
 @pytest.mark.extra

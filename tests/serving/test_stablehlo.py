@@ -11,9 +11,10 @@ import jax
 import numpy as np
 import pytest
 from jax import export as jax_export
+from pictures import photo
 from serving import exported
 
-from big_vit_lite import serving
+from big_vit_lite import data, serving, weights
 from big_vit_lite.config import InputError
 from big_vit_lite.serving import BadArtifact, loading
 
@@ -116,6 +117,24 @@ def test_the_folder_says_what_a_server_must_know(served):
         "image_features.stablehlo", "logits.stablehlo", "text_features.stablehlo",
         "weights.safetensors",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("golden", "size"), [("L13-dinov2", (20, 28)), ("L11-clip", (24, 24))])
+def test_images_are_of_the_size_that_the_transform_makes(golden, size, tmp_path):
+    said = weights.Preprocessing(f"decode|resize(40)|central_crop({size})", *exported.CLIP)
+    model = dataclasses.replace(exported.model(golden), preprocessing=said)
+    native = model.sections.model.image_size
+    assert size not in (native, (native, native))
+    about = serving.export(model, tmp_path / "out", ["image_features"])
+    assert about["functions"]["image_features"]["inputs"][0]["shape"] == ["b", *size, 3]
+    photos = np.stack([photo(48, 48, seed=i) for i in range(2)])
+    wanted = np.asarray(model.encode_image(photos))
+    transform, rng = data.transforms.parse(said.transform), np.random.default_rng(0)
+    found = serving.load(tmp_path / "out")(np.stack([transform(x, rng) for x in photos]))
+    assert exported.difference(np.asarray(found), wanted) <= exported.SAME
+    squashed = dataclasses.replace(said, transform=f"decode|resize({native})")
+    wrong = dataclasses.replace(model, preprocessing=squashed).encode_image(photos)
+    assert exported.difference(np.asarray(wrong), wanted) > exported.DIFFERENT
 
 
 def test_half_types_and_normalised_pixels(tmp_path):

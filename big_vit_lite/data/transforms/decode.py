@@ -138,7 +138,7 @@ def _pillow(data: bytes) -> Image:
             if opened.format == "TIFF":  # Pillow would turn it; what is not there it cannot follow
                 opened.getexif().pop(_ORIENTATION, None)
             opened.load()
-            return _rgb(opened)
+            return rgb(opened)
     except ImageFault:
         raise
     except Pillow.UnidentifiedImageError:
@@ -159,7 +159,12 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Pillow.OPEN)
 
 
-def _rgb(opened: Any) -> Image:
+def rgb(opened: Any) -> Image:
+    """RGB pixels of a Pillow image by the rules of this file's table; it stays as it is.
+
+    Raises:
+      ImageFault: its pixels are of 32 bits.
+    """
     mode = opened.mode
     if mode.startswith("I;16") or (mode == "I" and opened.format in ("PNG", "PPM")):
         # 16-bit grey. Pillow's own conversion cuts values off at 255.
@@ -167,7 +172,9 @@ def _rgb(opened: Any) -> Image:
         return np.repeat(high[..., None], 3, axis=-1)
     if mode in ("I", "F"):
         raise ImageFault("pixels of 32 bits have no known range; store the image with 8 or 16 bits")
-    opened.info.pop("transparency", None)
+    if "transparency" in opened.info:
+        opened = opened.copy()
+        del opened.info["transparency"]
     return np.asarray(opened.convert("RGB"))
 
 
