@@ -69,6 +69,18 @@ def check_vocabulary(task, meta: dict, whose: str = "the checkpoint") -> None:
         )
 
 
+def check_teacher(run: config.Run, task, meta: dict) -> None:
+    """Raises InputError if a run would go on with another teacher than it had: one whose own run
+    has gone on, say."""
+    stored = meta.get("teacher")
+    if stored is not None and task.teacher.identity != stored["identity"]:
+        raise config.InputError(
+            f"the run in this workdir learns from the checkpoint {stored['path']}, and "
+            f"task.teacher {run.task.teacher} now holds another one, {task.teacher.path}; put that "
+            "one back, or start anew in another --workdir."
+        )
+
+
 def check_class_names(run: config.Run, class_names: Sequence[str], meta: dict) -> None:
     """Raises InputError unless a classifier was trained on these classes, in this order."""
     if run.task.name != "classification":

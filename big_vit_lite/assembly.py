@@ -98,7 +98,7 @@ def with_teacher(parts: Parts, state: Any, training: parallel.Training) -> Any:
     if parallel.TEACHER not in training.abstract:
         return state
     abstract = training.abstract[parallel.TEACHER]
-    path = checkpoint.find(parts.run.task.teacher)
+    path = parts.task.teacher.path
     named = checkpoint.read_meta(path)["arrays"]
     which = "ema" if any(name.startswith("ema/") for name in named) else "params"
     stored, _ = checkpoint.load_params(path, stored_form(parts, abstract), which=which)

@@ -29,9 +29,15 @@ def run(parts, step: int, began: float, results: dict[str, float]) -> dict[str, 
         "class_names": list(parts.batches.class_names),
         "position_grid": getattr(models.image_tower(parts.model), "position_grid", None),
         **({"text": text(parts.task.text)} if parts.run.text is not None else {}),
+        **teacher(getattr(parts.task, "teacher", None)),
         "wall_s": time.monotonic() - began,
         "results": {key: value for key, value in results.items() if np.isfinite(value)},
     }
+
+
+def teacher(held) -> dict[str, Any]:
+    """What a checkpoint says of the teacher that its run learns from, if it has one."""
+    return {"teacher": {"path": held.path, "identity": held.identity}} if held else {}
 
 
 def text(transform) -> dict[str, Any]:

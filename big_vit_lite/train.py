@@ -59,6 +59,7 @@ def train(run: config.Run, workdir: str | storage.Place) -> tuple[dict[str, floa
             config.check_resume(config.Run.from_json(meta["config"]), run)
             agreement.check_class_names(run, parts.batches.class_names, meta)
             agreement.check_vocabulary(parts.task, meta, "the run in this workdir")
+            agreement.check_teacher(run, parts.task, meta)
         elif run.init is not None:  # refused now rather than after compiling
             assembly.check_init(run, parts.task)
         elif "features" in parts.batches.spec:

@@ -54,9 +54,9 @@ def get_config(arg=None):
     config.examples = 900_000_000
     if arg.init:
         config.init = arg.init
-        # Into the image tower; its head stays behind, and the text tower is new.
-        config.init_rules = (("^(head|pre_logits)/", "skip"), ("^txt/|^[tb]$", "skip"))
-        config.init_rules += (("^(.*)", r"img/\1"),)
+        # Into the image tower, of a pair's too; its head stays behind, and the text tower is new.
+        config.init_rules = (("^(img/)?(head|pre_logits)/|^txt/|^[tb]$", "skip"),)
+        config.init_rules += (("^(img/)?(.*)", r"img/\2"),)
 
     config.model = dict(variant="B/16", pool="cls", image_size=224)
     config.text = dict(variant="B", vocabulary=49408, causal=False, pool="map")

@@ -103,15 +103,36 @@ def test_evaluation_gives_the_runs_numbers_and_refuses_other_text(run, capsys, m
     assert "was trained with the vocabulary ffffffffffff" in capsys.readouterr().err
 
 
+def test_another_vocabulary_under_the_same_name_is_refused(run, tmp_path, capsys):
+    """On resume, and where a text tower starts from another run's."""
+    changed = shutil.copytree(run[1], tmp_path / "changed")
+    file = checkpoint.find(changed) / "meta.json"
+    meta = json.loads(file.read_text())
+    meta["text"]["fingerprint"] = "f" * 64
+    file.write_text(json.dumps(meta))
+    assert main(options(changed, *BUSY)) == 2
+    said = "was trained with the vocabulary ffffffffffff, and "
+    assert f"the run in this workdir {said}" in capsys.readouterr().err
+    given = f"--config.init={changed}"
+    assert main(options(tmp_path / "new", *BUSY, given)) == 2
+    assert f"init: {file.parent} {said}" in capsys.readouterr().err
+
+
 def test_a_teacher_is_read_from_its_run_and_is_in_no_checkpoint(run, tmp_path, capsys):
-    whole, _ = run
+    whole = shutil.copytree(run[0], tmp_path / "whole")
     taught = options(tmp_path, "--config.steps=1", f"--config.task.teacher={whole}")
     assert main(taught) == 0
     row = results(tmp_path)[0]
     wanted = row["train/contrastive_loss"] + row["train/teacher_loss"]
     assert row["train/loss"] == pytest.approx(wanted, rel=1e-5)
     assert not any("teacher" in name for name in checkpoint.read_meta(tmp_path)["arrays"])
+    # A teacher whose run has gone on, or back, is another one.
+    shutil.rmtree(checkpoint.find(whole))
     capsys.readouterr()
+    assert main([*taught[:-2], "--config.steps=2", taught[-1]]) == 2
+    said = capsys.readouterr().err
+    assert f"learns from the checkpoint {whole / 'checkpoints' / '4'}, and task.teacher" in said
+    assert f"now holds another one, {whole / 'checkpoints' / '2'}; put that one back" in said
     text = "--config.data.train.text=tokenize('bytes')|truncate(32)|pad(32)"
     assert main([*options(tmp_path / "other", f"--config.task.teacher={whole}"), text]) == 2
     assert "both must see the same tokens" in capsys.readouterr().err

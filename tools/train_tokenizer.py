@@ -2,13 +2,15 @@
 
     python tools/train_tokenizer.py --config configs/clip_emoji.py:path=DIR --out words.json
 
-Captions are read as data.train says, its part and what its `text` does before `tokenize` included,
-and cut at white space and punctuation. --kind words makes a token of each word; bpe merges letters
-to the pieces that are most frequent in them (Sennrich 2016), so that words never seen have tokens,
-too; pieces does so with no difference between the end of a word and its middle, so that the cake of
-cupcake is cake, and the text operation cut_words can train such pieces. (Texts are not read back
-from pieces as they were written: captions that a model makes want bpe.) Ids 0 to 3 are <pad>,
-<start>, <end> and <unknown>. In a config the file is tokenize('words.json'), and text.pad_id=0.
+Captions are read as data.train and what is mixed into it (data.mix) say, their part and what their
+`text` does before `tokenize` included; examples that cannot be read are told of and left out, at
+most data.skip_limit of them. They are cut at white space and punctuation. --kind words makes a
+token of each word; bpe merges letters to the pieces that are most frequent in them (Sennrich 2016),
+so that words never seen have tokens, too; pieces does so with no difference between the end of a
+word and its middle, so that the cake of cupcake is cake, and the text operation cut_words can train
+such pieces. (Texts are not read back from pieces as they were written: captions that a model makes
+want bpe.) Ids 0 to 3 are <pad>, <start>, <end> and <unknown>. In a config the file is
+tokenize('words.json'), and text.pad_id=0.
 Needs the extra tokenizers.
 """
 
@@ -62,7 +64,7 @@ def main(argv: list[str]) -> None:
     tokenizers.require_libraries("json")
     kind = line.extras.get("kind", "words")
     size, least = line.extras.get("size", 4096), line.extras.get("least", 1)
-    learned = learn(captions(line.run.data.train), kind, size, least)
+    learned = learn(captions(line.run.data), kind, size, least)
     out = line.extras["out"]
     out.parent.mkdir(parents=True, exist_ok=True)
     learned.save(str(out))
@@ -70,21 +72,39 @@ def main(argv: list[str]) -> None:
     print(f"{out}: {tokens:,} tokens; text.vocabulary={tokens} or more, text.pad_id=0")
 
 
-def captions(split: config.Split) -> Iterator[str]:
-    """All captions of a split as they come to its tokenizer, templates left out."""
+def captions(data: config.Data) -> Iterator[str]:
+    """All captions that train, as they come to the tokenizer, templates left out.
+
+    Raises:
+        InputError: more examples than data.skip_limit cannot be read.
+    """
     import numpy as np
 
     from big_vit_lite.data import sources, text
+    from big_vit_lite.data.sources.base import BadExample
 
-    # The vocabulary that the config names is the one to be made: it is not there yet.
-    operations, _, _ = split.text.partition("tokenize(")
-    before = text.parse(f"{operations}tokenize('bytes')|pad(1)").without_templates().before
-    source, unused = sources.build(split), np.random.default_rng(0)
-    for i in range(len(source)):
-        for caption in source[i]["captions"]:
-            for op in before:
-                caption = op(caption, unused)
-            yield caption
+    unused, bad = np.random.default_rng(0), 0
+    for split in (data.train, *data.mix.values()):
+        # The vocabulary that the config names is the one to be made: it is not there yet.
+        operations, _, _ = split.text.partition("tokenize(")
+        before = text.parse(f"{operations}tokenize('bytes')|pad(1)").without_templates().before
+        source = sources.build(split)
+        for i in range(len(source)):
+            try:
+                found = source[i]["captions"]
+            except BadExample as error:
+                bad += 1
+                if bad > data.skip_limit:
+                    raise config.InputError(
+                        f"{error}; more than data.skip_limit = {data.skip_limit} examples cannot "
+                        "be read"
+                    ) from error
+                print(f"left out: {error}", file=sys.stderr)
+                continue
+            for caption in found:
+                for op in before:
+                    caption = op(caption, unused)
+                yield caption
 
 
 def learn(texts: Iterable[str], kind: str, size: int, least: int) -> Any:

@@ -12,6 +12,7 @@ __all__, __getattr__, __dir__ = lazy.names(
         "SKIP": "transfer",
         "StopRequest": "preemption",
         "find": "reading",
+        "identity": "manifest",
         "load_params": "reading",
         "read_meta": "reading",
         "transfer_arrays": "transfer",

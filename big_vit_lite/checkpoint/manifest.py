@@ -44,6 +44,11 @@ def commit(directory: Place) -> None:
         storage.sync_folder(directory.parent)
 
 
+def identity(directory: Place) -> str:
+    """Of a checkpoint by what it holds, wherever it lies: 16 hex digits."""
+    return hashlib.sha256((directory / NAME).read_bytes()).hexdigest()[:16]
+
+
 def revoke(directory: Place) -> None:
     """Takes the commit mark away: from here on the directory is a leftover, to be removed."""
     (directory / NAME).unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from big_vit_lite.config.durations import Duration, Every, parse_duration, steps
 from big_vit_lite.config.errors import ABSENT, Fault, InputError, RunError
 from big_vit_lite.config.load import load
 from big_vit_lite.config.model import Model
-from big_vit_lite.config.resume import RESUMABLE, check_resume, differences
+from big_vit_lite.config.resume import RESUMABLE, check_resume, differences, same_texts
 from big_vit_lite.config.rules import splits
 from big_vit_lite.config.rules_mesh import check_devices, mesh_sizes, microbatches
 from big_vit_lite.config.schema import (
@@ -61,6 +61,7 @@ __all__ = [
     "check_resume",
     "command_line",
     "differences",
+    "same_texts",
     "exit_code",
     "load",
     "options_line",

@@ -139,6 +139,12 @@ def _two_towers(run: Run) -> Iterator[Fault]:
         )
         wanted += "pads, 0 for CLIP's vocabulary"
         yield Fault("text.pad_id", wanted, depends=("task.name",))
+    if task.name == "coca":
+        for name in ("projections", "projection_bias"):
+            value, default = getattr(run.joint, name), type(run.joint).model_fields[name].default
+            if value != default:
+                wanted = f"must be {default} in task coca, whose towers are both projected"
+                yield Fault(f"joint.{name}", wanted, value, ("task.name",))
     if task.name != "coca" and run.decoder is not None:
         wanted = f"has no use in task {task.name}; take it away, or set task.name=coca"
         yield Fault("decoder", wanted, depends=("task.name",))

@@ -135,9 +135,17 @@ def _place(folder: str, image: str) -> str:
 
 
 def _with_endings(choices: list[Choice]) -> list[Choice]:
-    """Winoground names its images without an ending: that of the first one that is there."""
-    first = choices[0].images[0]
-    if PurePosixPath(first).suffix:
-        return choices
-    ending = next((e for e in IMAGE_ENDINGS if files.exists(first + e)), "")
-    return [c._replace(images=tuple(image + ending for image in c.images)) for c in choices]
+    """Winoground names its images without an ending: each has that under which it is there, or, so
+    that the one which is not is named later, that of the image before it."""
+    ending, found = "", []
+    for choice in choices:
+        images = []
+        for image in choice.images:
+            if not PurePosixPath(image).suffix:
+                if not (ending and files.exists(image + ending)):
+                    there = (e for e in IMAGE_ENDINGS if files.exists(image + e))
+                    ending = next(there, ending)
+                image += ending
+            images.append(image)
+        found.append(choice._replace(images=tuple(images)))
+    return found

@@ -9,11 +9,18 @@ from big_vit_lite.tasks.model import build_model
 
 
 class Teacher(NamedTuple):
-    """A trained pair of towers, whose similarities are learned."""
+    """A trained pair of towers, whose similarities are learned.
+
+    Attributes:
+        path: its checkpoint, one step's directory.
+        identity: of what lies there.
+    """
 
     model: Any  # models.Clip
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    path: str = ""
+    identity: str = ""
 
     def init(self, key: jax.Array):
         """Parameters of its shapes; the values come from its checkpoint."""
@@ -34,7 +41,7 @@ def read_teacher(run: config.Run, task, spec: dict[str, Any], platform: str) -> 
             f"task.teacher {run.task.teacher} was trained for classification; name a checkpoint of "
             "two towers."
         )
-    if theirs.data.train.text != run.data.train.text or (
+    if not config.same_texts(theirs.data.train.text, run.data.train.text) or (
         meta.get("text", {}).get("fingerprint") != task.text.fingerprint
     ):
         raise config.InputError(
@@ -53,4 +60,5 @@ def read_teacher(run: config.Run, task, spec: dict[str, Any], platform: str) -> 
         }
     )
     model = build_model(theirs, spec, 0, platform)
-    return Teacher(model, theirs.data.mean, theirs.data.std)
+    identity = checkpoint.identity(path)
+    return Teacher(model, theirs.data.mean, theirs.data.std, str(path), identity)

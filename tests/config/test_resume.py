@@ -84,3 +84,15 @@ def test_resumable_names_fields_and_reasons():
     kept = {k for k in keys if not any(re.fullmatch(p, k) for p in config.RESUMABLE)}
     assert {"seed", "init", "model.dtype", "model.depth", "task.mixup"} <= kept
     assert {"data.batch_size", "data.train.part", "optim.lr", "optim.accumulate"} <= kept
+
+
+def test_a_vocabulary_may_lie_elsewhere_and_be_no_other_transform():
+    def with_text(text):
+        train = {"source": "synthetic", "transform": "", "text": text}
+        return config.Run(steps=1, data={"batch_size": 1, "train": train})
+
+    old = with_text("lower|tokenize('a/v.json', end=False)|pad(8)")
+    config.check_resume(old, with_text("lower|tokenize('b/c/v.json', end=False)|pad(8)"))
+    for text in ("tokenize('a/v.json', end=False)|pad(8)", "lower|tokenize('a/v.json')|pad(8)"):
+        with pytest.raises(config.InputError, match="data.train.text = "):
+            config.check_resume(old, with_text(text))

@@ -53,6 +53,10 @@ def test_a_pair_of_towers_is_valid(pairs):
             "decoder: is missing; task coca wants a caption decoder, such as decoder.queries=256",
         ),
         (
+            {"task.name": "coca", "joint.projections": "none"},
+            'joint.projections = "none": must be both in task coca, whose towers are both projected',
+        ),
+        (
             {"task.name": "coca"},
             "text.pad_id: is missing; task coca predicts no padding: give the id with which "
             "data.train.text pads, 0 for CLIP's vocabulary",

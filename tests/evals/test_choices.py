@@ -77,8 +77,9 @@ def test_winoground(tmp_path):
          "caption_1": str(2 * i + 1), "collapsed_tag": ("Object", "Both words")[i % 2]}
         for i in range(12)
     ]  # fmt: skip
-    for i in range(24):
-        picture(tmp_path, i, f"ex_{i // 2}_img_{i % 2}.png")
+    for i in range(24):  # of several kinds
+        ending = ".webp" if i in (3, 8) else ".png"
+        picture(tmp_path, i, f"ex_{i // 2}_img_{i % 2}{ending}")
     file = write(tmp_path / "examples.jsonl", "\n".join(map(json.dumps, lines)) + "\n")
     params = tables(24, 24)
     params["text"] += 0.5 * params["image"]

@@ -7,7 +7,7 @@ import pairs
 import pytest
 import small
 
-from big_vit_lite import config, parallel, tasks
+from big_vit_lite import agreement, config, parallel, tasks
 from big_vit_lite.tasks.teacher import Teacher
 
 SIGMOID = {"task": {"loss": "sigmoid"}, "joint": {"logit_scale": 10.0, "logit_bias": -3.0}}
@@ -275,6 +275,20 @@ def test_text_without_chance_is_what_evaluation_reads():
     assert {bytes(task.text("c", rng)[1:4].astype(np.uint8)) for _ in range(20)} == {b"a c"}
     plain = task.text.without_templates()
     assert bytes(plain("c", rng)[1:2].astype(np.uint8)) == b"c"
+
+
+@pytest.mark.parametrize(
+    "mixed", ["tokenize('bytes', end=False)|truncate(6)|pad(6)", "tokenize('bytes')|pad(6, 0)"]
+)
+def test_mixed_texts_end_and_are_padded_alike(mixed):
+    """Else the end token is found nowhere, and every text has the feature of its first place."""
+    split = {"source": "synthetic", "transform": ""}
+    mix = {"a": split | {"text": "tokenize('bytes')|truncate(6)|pad(6)"}}
+    run = pairs.make_run(text=ENDS, data={"mix": mix})
+    agreement.check_text(run, pairs.make_task(run))
+    run = pairs.make_run(text=ENDS, data={"mix": mix | {"b": split | {"text": mixed}}})
+    with pytest.raises(config.InputError, match=r"data.mix.b.text and data.train.text make other"):
+        agreement.check_text(run, pairs.make_task(run))
 
 
 def test_flops_of_a_pair_are_those_of_its_towers(monkeypatch):

@@ -150,3 +150,32 @@ def test_what_is_refused(main, stored, tmp_path, options, said):
         main(["--config", TINY, "--out", str(tmp_path / "out"), *options])
     assert said in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], "data.train holds features of an image tower, and this run has a new one: name the"),
+        (["--config.init=OTHER"], "holds features of the image tower STORED (DIGEST), and init"),
+        (["--config.init=STORED", "--config.data.mean=(0.4,)"],
+         "data.mean is [0.4], and the features of data.train were computed with [0.5]"),
+        (["--config.init=STORED", "--config.optim.lr_rules=((\".*\", 1.0),)"],
+         "which give img/Transformer/encoder_norm/bias no gradient, and weight decay would wear"),
+    ],
+    ids=["no tower", "another tower", "pixels", "not locked"],
+)  # fmt: skip
+def test_features_that_are_not_this_runs_are_refused(stored, made, tmp_path, capsys, more, said):
+    folder, task, _ = stored
+    with checkpoint.Keeper(tmp_path / "other") as keeper:
+        state = {"params": pairs.random_params(task, 1)}
+        keeper.save(5, state, {"config": load().to_json()})
+    told = json.loads((made / "float32" / "checksums.json").read_text())["prepared"]["train"]
+    digest = told["tower"].rpartition("(")[2].rstrip(")")
+    words = {"STORED": str(folder), "OTHER": str(tmp_path / "other"), "DIGEST": digest}
+    for word, value in words.items():
+        said = said.replace(word, value)
+        more = [option.replace(word, value) for option in more]
+    given = ["--config", f"{TINY},features={made / 'float32'}", "--workdir", str(tmp_path / "run")]
+    given += ["--config.steps=1", "--config.evals={}", "--config.report.tensorboard=false"]
+    assert train.main([*given, *more]) == 2
+    assert said in capsys.readouterr().err

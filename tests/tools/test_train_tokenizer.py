@@ -1,6 +1,8 @@
 """tools/train_tokenizer.py: the vocabulary of a config's own captions, read back by the package."""
 
 import importlib.util
+import io
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,21 @@ def test_faults(options, capsys):
     config_without.write_text(config_without.read_text().replace("text=text", "text=''"))
     assert config.exit_code(tool.main, options) == 2
     assert "data.train.text is empty: the config reads no captions" in capsys.readouterr().err
+
+
+def test_mixed_captions_count_and_what_cannot_be_read_is_left_out(options, tmp_path, capsys):
+    shard = tmp_path / "t-0.tar"
+    with tarfile.open(shard, "w") as tar:
+        for name, held in (("a.jpg", b"x"), ("a.txt", b"a purple cow"), ("b.jpg", b"x")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(held)
+            tar.addfile(entry, io.BytesIO(held))
+    mix = [f"--config.data.mix.more.{name}={value}" for name, value in (
+        ("source", "tar"), ("path", str(shard)), ("transform", "decode"),
+        ("text", "lower|tokenize('v.json')|pad(64)"))]  # fmt: skip
+    tool.main([*options, *mix])
+    assert "left out: " in (said := capsys.readouterr().err) and "b" in said
+    made = tokenizers.load(options[3])
+    assert {made.token_id("purple"), made.token_id("red")}.isdisjoint({None, 3})
+    with pytest.raises(config.InputError, match="more than data.skip_limit = 0 examples"):
+        tool.main([*options, *mix, "--config.data.skip_limit=0"])
