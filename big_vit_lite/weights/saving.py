@@ -19,7 +19,7 @@ from big_vit_lite.weights.files import Source, Stored
 from big_vit_lite.weights.files.source import SUFFIXES
 from big_vit_lite.weights.layout import Form, Layout
 from big_vit_lite.weights.layouts import find
-from big_vit_lite.weights.loading import Loaded, describe
+from big_vit_lite.weights.loading import Loaded, check, describe
 from big_vit_lite.weights.preprocessing import Preprocessing
 from big_vit_lite.weights.sections import Sections
 from big_vit_lite.weights.steps import same
@@ -197,13 +197,25 @@ def _arrays(
     form: Form,
     carried: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
-    table = layout.rules(sections, form)
+    try:
+        table = layout.rules(sections, form)
+    except AttributeError:  # of a section that the model has not
+        raise _other_family(layout, sections) from None
     try:
         arrays = rules.write(table, leaves)
     except InputError as error:
         raise InputError(f"{layout.title} cannot hold these weights: {error}.") from None
     fill = layout.filler(sections, form) if layout.filler else {}
     return fill | dict(carried) | arrays
+
+
+def _other_family(layout: Layout, sections: Sections) -> InputError:
+    kinds = {"vit": "one image tower", "mae": "a masked autoencoder", "coca": "CoCa",
+             "clip": "an image tower and a text tower"}  # fmt: skip
+    return InputError(
+        f"{layout.title} cannot hold {kinds[sections.family]}, as this model is: choose another "
+        "layout."
+    )
 
 
 def _dtype(dtype: str | Mapping[str, np.dtype], name: str) -> np.dtype:
@@ -252,12 +264,17 @@ def _check_meaning(
     source = Source(file, stored, json.loads(json.dumps(configs)))
     try:
         described = describe(layout, source)
+        lost = differences(sections, described.sections)
+        if not lost:
+            check(layout, source, described)
     except InputError as error:
+        if not layout.fits(source):
+            raise _other_family(layout, sections) from None
         raise InputError(
             f"{layout.title} cannot say all of this model, choose another layout; as a file of "
             f"theirs it would be told: {error}"
         ) from None
-    if lost := differences(sections, described.sections):
+    if lost:
         raise InputError(
             f"{layout.title} cannot say {'; '.join(lost)}: whoever loads it would compute "
             "something else. Choose another layout."

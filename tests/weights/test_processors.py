@@ -223,6 +223,23 @@ def test_the_libraries_make_the_same_pixels_of_what_is_written(house, transform)
         assert_same_pixels(prepared(house, about, image), found, image)
 
 
+@pytest.mark.extra
+def test_timm_takes_images_of_another_size_than_its_table(tmp_path):
+    torch = pytest.importorskip("torch")
+    parity.recorder().open_torchvision()
+    timm = pytest.importorskip("timm")
+    loaded = parity.loaded("L15-vit")
+    weights.save(tmp_path, loaded.params, loaded.sections, "timm", shortest(12, HALF, 0.75))
+    model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    cfg = timm.data.resolve_data_config(model=model)
+    assert cfg["input_size"] == (3, 12, 12) and cfg["crop_pct"] == 0.75
+    x = np.random.default_rng(0).standard_normal((2, 12, 12, 3)).astype(np.float32)
+    with torch.no_grad():
+        theirs = model(parity.recorder().torch_images(x)).numpy()
+    ours, _ = loaded.sections.build("cpu").apply({"params": loaded.params}, x)
+    assert np.abs(np.asarray(ours) - theirs).max() < 1e-5 * np.abs(theirs).max()
+
+
 def prepared(house, about, image):
     """(H, W, 3) of the library's own preprocessing."""
     from PIL import Image
