@@ -117,6 +117,7 @@ def from_transformers(about: dict[str, Any]) -> Preprocessing:
     Raises:
         ValueError, KeyError, TypeError: it asks for what is not known here.
     """
+    about = {name: value for name, value in about.items() if value is not None}  # the default
     statistics = _statistics(about)
     kind = about.get("image_processor_type") or about.get("feature_extractor_type") or ""
     number, size = about.get("resample", 2), about.get("size", 224)

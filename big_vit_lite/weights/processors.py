@@ -4,6 +4,7 @@ What a house has no words for is refused, never written as something else.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from big_vit_lite import config
@@ -59,8 +60,8 @@ def to_transformers(found: Preprocessing, kind: str) -> dict[str, Any]:
     """
     about: dict[str, Any] = {
         "image_processor_type": kind, "do_resize": True, "do_rescale": True, "do_normalize": True,
-        "rescale_factor": 1 / 255, "image_mean": list(found.mean), "image_std": list(found.std),
-        "do_convert_rgb": True,
+        "rescale_factor": 1 / 255, "do_convert_rgb": True,
+        "image_mean": _numbers(found.mean), "image_std": _numbers(found.std),
     }  # fmt: skip
     return about | (_patches(found) if kind == FLEXIBLE else _pixels(found, kind))
 
@@ -118,8 +119,8 @@ def to_timm(
         raise cannot_say("timm", found, TIMM)
     return about | {
         "input_size": [model.channels, *size],
-        "mean": list(found.mean),
-        "std": list(found.std),
+        "mean": _numbers(found.mean),
+        "std": _numbers(found.std),
         "interpolation": made.resize.method,
         "crop_mode": "squash" if squashes else "center",
         "crop_pct": crop,
@@ -159,10 +160,14 @@ def to_open_clip(
     if _pair(made.resize.size) != size or not made.by(*OPEN_CLIP_METHODS):
         raise cannot_say("open_clip", found, OPEN_CLIP)
     return {
-        "size": model.image_size, "mean": list(found.mean), "std": list(found.std),
+        "size": model.image_size, "mean": _numbers(found.mean), "std": _numbers(found.std),
         "interpolation": made.resize.method,
         "resize_mode": "squash" if isinstance(made.resize, Resize) else "shortest",
     }  # fmt: skip
+
+
+def _numbers(values: Sequence[float]) -> list[float]:
+    return [float(x) for x in values]
 
 
 def _pair(side: Any) -> tuple[int, int]:

@@ -173,8 +173,9 @@ def _check_folder(file: Path, beside: Mapping[str, bytes | None]) -> None:
         path = folder / name
         if path.is_file() and path.read_bytes() != content:
             whose = f"that of {', '.join(sorted(weights)[:3])}" if weights else "not this model's"
+            wants = "none" if content is None else "its own"
             raise InputError(
-                f"{path} is {whose}, and {file.name} needs {'its own' if content else 'none'}: "
+                f"{path} is {whose}, and {file.name} needs {wants}: "
                 "save each model into a folder of its own."
             )
 

@@ -58,9 +58,13 @@ def same(ours: Preprocessing, theirs: Any) -> bool:
     By which rule the longer side and odd margins are rounded (`rule=`, a pixel at most) is each
     library's own, and no file says it.
     """
-    if not isinstance(theirs, Preprocessing) or (ours.mean, ours.std) != (theirs.mean, theirs.std):
+    if not isinstance(theirs, Preprocessing) or _statistics(ours) != _statistics(theirs):
         return False
     return _operations(ours) == _operations(theirs)
+
+
+def _statistics(found: Preprocessing) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return tuple(map(float, found.mean)), tuple(map(float, found.std))
 
 
 def _operations(found: Preprocessing) -> list[Op]:

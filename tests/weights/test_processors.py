@@ -94,6 +94,14 @@ def test_what_a_house_has_no_words_for_is_refused(house, transform):
     assert text.endswith(", or with preprocessing=None and hand the transform on yourself.")
 
 
+def test_statistics_of_any_sequence():
+    """NumPy's numbers, which JSON has not."""
+    found = Preprocessing("decode|resize(224)", np.float32([0.5, 0.25, 0.5]), [0.5, 0.5, 1])
+    for house in ("transformers", "timm", "open_clip"):
+        _, again = through(house, found)
+        assert same(found, again) and again.mean == (0.5, 0.25, 0.5)
+
+
 def test_patches_of_any_shape():
     kind = "Siglip2ImageProcessor"
     found = Preprocessing("decode|patchify(14, 1024, 'bicubic')", *HALF)
@@ -141,7 +149,7 @@ def test_dinov2_has_images_of_another_size_than_its_table():
     assert same(found, again)
 
 
-def test_what_timm_had_said_is_kept_where_it_is_the_same(tmp_path):
+def test_what_timm_had_said_is_kept_where_it_is_the_same():
     loaded = parity.loaded("L15-vit")
     kept = loaded.form["pretrained_cfg"]
     assert to_timm(loaded.sections.model, loaded.preprocessing, kept) is kept
