@@ -27,7 +27,6 @@ MODEL = (
     "qkv_bias",
     "stem_norm_eps",
     "stem_standardize",
-    "image_size",
     "max_patches",
 )
 TEXT = (
@@ -71,6 +70,7 @@ def _derived(name: str, left: Any, right: Any) -> dict[str, tuple[Any, Any]]:
     if name != "model":
         return {}
     pairs = {
+        "image_size": tuple(_side(x.image_size) for x in (left, right)),
         "classes": tuple(x.classes or 0 for x in (left, right)),
         "class_position": tuple(x.class_position or not x.has_class_token for x in (left, right)),
         "layer_scale": tuple(x.layer_scale is not None for x in (left, right)),
@@ -79,6 +79,11 @@ def _derived(name: str, left: Any, right: Any) -> dict[str, tuple[Any, Any]]:
     }
     pairs["sizes"] = tuple(_sizes(x) for x in (left, right))
     return pairs
+
+
+def _side(size: Any) -> Any:
+    """A square may be said by its side or by both."""
+    return size[0] if isinstance(size, tuple) and len(set(size)) == 1 else size
 
 
 def _sizes(model: Any) -> tuple:

@@ -2,13 +2,13 @@
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from big_vit_lite.weights.files import Source
-from big_vit_lite.weights.preprocessing import Preprocessing
+from big_vit_lite.weights.preprocessing import NotUnderstood, Preprocessing
 from big_vit_lite.weights.rules import Rule
 from big_vit_lite.weights.sections import Known, Sections
 
@@ -22,7 +22,7 @@ class Description:
     """What a file is of."""
 
     sections: Sections
-    preprocessing: Preprocessing | None
+    preprocessing: Preprocessing | NotUnderstood | None
     form: Form = dataclasses.field(default_factory=dict)
 
 
@@ -41,7 +41,11 @@ class Layout:
         rules: the table for a model and a form.
         carried: regular expressions of names that no model of ours has a leaf for. They are kept
             beside the parameters and written back.
-        configs: JSON files to be written beside the weights; None: this layout has none.
+        configs: JSON files to be written beside the weights; None: this layout has none. Raises
+            InputError for what they cannot say.
+        json: names of these files, those that are written only at times among them.
+        names: where config.json has the names of classes: a function of it that reads them, none
+            of which may be there, and one that makes the entries with them; None: nowhere.
         filler: what files of this layout hold beside the leaves of our models, written where no
             carried array has the name.
         file: name of the file of weights in a folder; None: such files are torch's pickles, which
@@ -56,6 +60,8 @@ class Layout:
     rules: Callable[[Sections, Form], list[Rule]]
     carried: tuple[str, ...] = ()
     configs: Callable[[Sections, Preprocessing | None, Form], dict[str, Any]] | None = None
+    json: tuple[str, ...] = ()
+    names: tuple[Callable[[Any], Sequence[Any]], Callable[[Sequence[str]], Any]] | None = None
     filler: Callable[[Sections, Form], dict[str, np.ndarray]] | None = None
     could: Callable[[Source], bool] | None = None
     file: str | None = "model.safetensors"

@@ -15,7 +15,7 @@ from big_vit_lite.weights.files import Source, Stored, open_source
 from big_vit_lite.weights.files.stored import float32
 from big_vit_lite.weights.layout import Description, Form, Layout
 from big_vit_lite.weights.layouts import detect, find
-from big_vit_lite.weights.preprocessing import Preprocessing
+from big_vit_lite.weights.preprocessing import NotUnderstood, Preprocessing
 from big_vit_lite.weights.sections import Known, Sections
 
 WRONG = (
@@ -42,6 +42,10 @@ class Loaded:
         carried: arrays of the file, by its names, that no model of ours has, such as mask tokens.
         dtypes: types of the file's arrays, by its names.
         path: the file.
+        class_names: of the head's outputs, where the source says them.
+        text: the text transform that the source says.
+        preprocessing_fault: why preprocessing is None where the source says it in words that are
+            not known here, as a sentence to be raised where it is needed; empty otherwise.
     """
 
     layout: str
@@ -52,6 +56,9 @@ class Loaded:
     carried: dict[str, np.ndarray]
     dtypes: dict[str, np.dtype]
     path: Path
+    class_names: tuple[str, ...] | None = None
+    text: str | None = None
+    preprocessing_fault: str = ""
 
     @property
     def family(self) -> str:
@@ -94,16 +101,33 @@ def load(
             if not chosen.carries(name)
         },
     )
+    said, form = described.preprocessing, described.form
+    if isinstance(said, NotUnderstood):
+        form = form | {"preprocessor": said.about}
     return Loaded(
         layout=chosen.name,
         sections=described.sections,
         params=nested(flat),
-        preprocessing=described.preprocessing,
-        form=described.form,
+        preprocessing=said if isinstance(said, Preprocessing) else None,
+        form=form,
         carried={k: x.read() for k, x in source.arrays.items() if chosen.carries(k)},
         dtypes={name: stored.dtype for name, stored in source.arrays.items()},
         path=source.path,
+        class_names=class_names(chosen, source, described.sections),
+        text=said and said.text,
+        preprocessing_fault=said.fault if isinstance(said, NotUnderstood) else "",
     )
+
+
+def class_names(layout: Layout, source: Source, sections: Sections) -> tuple[str, ...] | None:
+    """Names of the head's outputs in the config.json; None where it has numbers or others."""
+    classes = sections.model.classes
+    if layout.names is None or not classes:
+        return None
+    names, _ = layout.names
+    found = names(source.configs.get("config.json", {}))
+    told = len(found) == classes and all(isinstance(name, str) for name in found)
+    return tuple(found) if told else None
 
 
 def side_by_side(source: Source) -> Source:

@@ -117,6 +117,14 @@ def test_torch(tmp_path, save, wrap):
         assert_holds(path, arrays())
 
 
+@pytest.mark.parametrize("save", [torch_format.save_archive, torch_format.save_legacy])
+def test_tensors_beside_a_state_dict_are_not_the_weights(tmp_path, save):
+    root = {"epoch": 3, "loss": arrays()["scalar"], "model": arrays(), "rng": arrays()["count"]}
+    assert_holds(save(tmp_path / "weights.pth", root), arrays())
+    empty = {"model": {}, "a.weight": arrays()["a.weight"]}  # nothing inside: the weights are here
+    assert_holds(save(tmp_path / "weights.pth", empty), {"a.weight": arrays()["a.weight"]})
+
+
 def test_prefixes_of_wrapped_models_are_taken_off(tmp_path):
     root = {f"module.{name}": x for name, x in arrays().items()}
     assert_holds(torch_format.save_archive(tmp_path / "w.pt", root), arrays())

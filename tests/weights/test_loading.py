@@ -238,35 +238,25 @@ def test_heads_of_an_unknown_width_are_asked_for(tmp_path):
     assert "does not say how many heads a model of width 32 has" in told(path)
 
 
-PREPROCESSING = {
-    "L01-augreg": ("decode|resize(16, antialias=False)", 0.5),
-    "L09-vit": ("decode|resize(16, 'bilinear')", 0.5),
-    "L10-deit": ("decode|resize(18, 'bicubic')|central_crop(16)", 0.5),
-    "L11-clip": ("decode|resize_small(16, 'bicubic', rule='torchvision')|central_crop(16)",
-                 0.48145466),
-    "L12-siglip": ("decode|resize(16, 'bicubic')", 0.5),
-    "L13-dinov2": ("decode|resize_small(18, 'bicubic', rule='torchvision')|central_crop(16)",
-                   0.485),
-    "L06-clip": ("decode|resize(16, 'bicubic')", 0.5),
-    "L04-vit": ("decode|resize_small(16, 'bicubic', rule='torchvision')"
-                "|central_crop(16, rule='torchvision')", 0.48145466),
-    "L15-vit": ("decode|resize_small(17, 'bicubic', rule='torchvision')"
-                "|central_crop(16, rule='torchvision')", 0.5),
-    "L19-dino": ("decode|resize_small(256, 'bicubic', rule='torchvision')"
-                 "|central_crop(224, rule='torchvision')", 0.485),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", PREPROCESSING)
-def test_preprocessing_is_the_sources(name):
-    """tests/data/test_preprocessing.py holds these transforms to be the source's bit for bit."""
-    found = parity.loaded(name).preprocessing
-    assert (found.transform, found.mean[0]) == PREPROCESSING[name]
-    assert len(found.mean) == len(found.std) == 3
-
-
-def test_without_a_preprocessor_config_none_is_guessed():
-    assert parity.loaded("L13-gated").preprocessing is None
+@pytest.mark.parametrize(
+    ("name", "kind", "holds"),
+    [
+        ("L11-clip", "vit", "clip or clip_vision_model"),
+        ("L09-vit", "dinov2", "vit"),
+        ("L10-deit", "vit", "deit"),
+        ("L12-siglip", "siglip2", "siglip or siglip_vision_model"),
+        ("L13-dinov2", "dinov2_with_registers", "dinov2"),
+        ("L21-pretraining", "vit", "vit_mae"),
+        ("L23-siglip2", "siglip", "siglip2 or siglip2_vision_model"),
+    ],
+)
+def test_the_config_of_another_family(name, kind, holds, tmp_path):
+    folder = folder_of(name, tmp_path)
+    change_config(folder, model_type=kind)
+    assert told(folder) == (
+        f"{folder}/model.safetensors holds arrays of {holds}, and the config.json beside it is of "
+        f"another model, model_type {kind!r}: fetch both again, into a folder of their own."
+    )
 
 
 def test_a_rule_goes_both_ways_and_numbers_keep_their_digits():

@@ -138,7 +138,8 @@ def _state_dict(node: Any) -> dict[str, Stored]:
         return {}
     tensors = {str(k): x for k, x in node.items() if isinstance(x, Stored)}
     inside = (_state_dict(node[name]) for name in WRAPPERS if isinstance(node.get(name), Mapping))
-    return tensors or next((x for x in inside if x), {})
+    # Beside the weights, training scripts put tensors of their own: a loss, a state of the dice.
+    return next((x for x in inside if x), tensors)
 
 
 def _walk(node: Any, name: str, found: dict[str, Stored]) -> None:

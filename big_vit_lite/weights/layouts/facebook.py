@@ -1,7 +1,9 @@
-"""The .pth files of DINO, DINOv2 and MAE, whose names are timm's, but for a few.
+"""The .pth files of DINO, DINOv2, DeiT and MAE, whose names are timm's, but for a few.
 
-All have the exact GELU, epsilon 1e-6 and ImageNet's mean and standard deviation; heads are those of
-the published sizes.
+All have the exact GELU and epsilon 1e-6; heads are those of the published sizes. All were evaluated
+with ImageNet's mean and standard deviation, at 0.875 of the shorter side. But the arrays of DeiT,
+of DINO's bare backbones and of MAE's classifiers have no name that a plain ViT of timm, of whatever
+preprocessing, has not, too: of these, preprocessing is known by the file's published name only.
 """
 
 import math
@@ -24,6 +26,12 @@ from big_vit_lite.weights.sizes import image_sizes
 CHUNKED = "blocks.0.0.attn.qkv.weight"
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1536: 24}
 """By width: DINO Ti, S, B; DINOv2 S, B, L, g (1536); MAE B, L, H (1280)."""
+PUBLISHED = {
+    "deit": r"deit_(tiny|small|base)_(distilled_)?patch16_(224|384)-[0-9a-f]{8}",
+    "dino": r"dino_(deitsmall|vitbase)(8|16)(_300ep)?_pretrain",
+    "mae": r"mae_finetuned_vit_(base|large|huge)",
+}
+"""Names of Facebook's files, without suffix."""
 DINOV2_SIDE, DINOV2_OFFSET = 518, 0.1
 
 
@@ -62,6 +70,11 @@ def _has_sinusoids(source: Source) -> bool:
     table = sincos2d_mae((side, side), stored.shape[-1])
     found = float32(stored)[0, 1:]
     return found.shape == table.shape and bool(np.allclose(found, table, atol=1e-4))
+
+
+def _is_published(source: Source, house: str) -> bool:
+    """Whether a file has the name under which its house has it."""
+    return re.fullmatch(PUBLISHED[house], source.path.stem) is not None
 
 
 def fits_deit(source: Source) -> bool:
@@ -147,7 +160,10 @@ def describe_dino(source: Source, known: Known) -> Description:
         position_resample="cubic_torch",
         position_offset=DINOV2_OFFSET,
     )
-    return Description(Sections(section), shortest(224, IMAGENET, 0.875), {"prefix": p})
+    # The teacher's names are of DINO's own checkpoints, whose training has these pixels fixed.
+    own = bool(p) or _is_published(source, "dino")
+    found = shortest(224, IMAGENET, 0.875) if own else None
+    return Description(Sections(section), found, {"prefix": p})
 
 
 def describe_deit(source: Source, known: Known) -> Description:
@@ -162,6 +178,8 @@ def describe_deit(source: Source, known: Known) -> Description:
         distillation=distilled,
         position_resample="cubic_torch",
     )
+    if not _is_published(source, "deit"):
+        return Description(Sections(section), None)
     return Description(Sections(section), shortest(section.image_size, IMAGENET, 0.875))
 
 
@@ -172,7 +190,8 @@ def describe_mae(source: Source, known: Known) -> Description:
         source, known, "", "blocks.{i}", classes=classes, position_resample="cubic_torch",
         pool="gap" if fine_tuned else "cls", class_token=True, pool_norm=fine_tuned,
     )  # fmt: skip
-    return Description(Sections(section), shortest(224, IMAGENET, 0.875))
+    own = _has_sinusoids(source) or _is_published(source, "mae")
+    return Description(Sections(section), shortest(224, IMAGENET, 0.875) if own else None)
 
 
 def rules(sections: Sections, form: Form) -> list[Rule]:

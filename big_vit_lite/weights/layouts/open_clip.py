@@ -16,11 +16,15 @@ from big_vit_lite.weights.layouts import openai_clip as native
 from big_vit_lite.weights.layouts import timm
 from big_vit_lite.weights.preprocessing import (
     CLIP,
+    NotUnderstood,
     Preprocessing,
     clip_text,
     from_open_clip,
     shortest,
+    understood,
+    with_text,
 )
+from big_vit_lite.weights.processors import to_open_clip
 from big_vit_lite.weights.rules import NUMBER, Rule
 from big_vit_lite.weights.sections import Known, Sections
 from big_vit_lite.weights.sizes import image_sizes, resnet_heads, text_size
@@ -122,15 +126,16 @@ def joint_of(source: Source, **fields: Any) -> config.Joint:
     return config.Joint(**(defaults | fields))
 
 
-def preprocessing_of(source: Source, sections: Sections) -> Preprocessing:
+def preprocessing_of(source: Source, sections: Sections) -> Preprocessing | NotUnderstood:
     about, side = source.configs.get(CONFIG, {}), sections.model.image_size
     if "preprocess_cfg" in about:
-        found = from_open_clip(about["preprocess_cfg"], side, source.path)
+        cfg = about["preprocess_cfg"]
+        found = understood(lambda: from_open_clip(cfg, side), cfg, source.path, CONFIG)
     else:
         found = shortest(side, CLIP)
     text = sections.text
     own = text.vocabulary == 49408 and text.length == 77
-    return Preprocessing(found.transform, found.mean, found.std, clip_text(77) if own else None)
+    return with_text(found, clip_text(77) if own else None)
 
 
 def describe(source: Source, known: Known) -> Description:
@@ -218,6 +223,11 @@ def rules_trunk(sections: Sections, form: Form) -> list[Rule]:
 
 def configs(sections: Sections, found: Preprocessing | None, form: Form) -> dict[str, Any]:
     model, text = sections.model, sections.text
+    if not model.has_class_token and not model.variant.startswith("RN"):
+        raise InputError(
+            "open_clip's own ViTs have a class token, and this model has none: choose another "
+            "layout, such as open-clip-timm, transformers-siglip or big-vision-pair."
+        )
     vision: dict[str, Any] = {"image_size": model.image_size}
     if model.variant.startswith("RN"):
         resnet = sections.build("cpu").img
@@ -243,7 +253,12 @@ def configs(sections: Sections, found: Preprocessing | None, form: Form) -> dict
         "vision_cfg": vision,
         "text_cfg": text_settings(text, "text." if form.get("text_prefix") else ""),
     }
-    return {CONFIG: {"model_cfg": about, "preprocess_cfg": preprocess_settings(found, model)}}
+    return {
+        CONFIG: {
+            "model_cfg": about,
+            "preprocess_cfg": to_open_clip(model, found, form.get("preprocessor")),
+        }
+    }
 
 
 def text_settings(text: config.Text, prefix: str) -> dict[str, Any]:
@@ -265,17 +280,6 @@ def _eps(eps: float, default: float) -> dict[str, Any]:
 
 def _tanh(activation: str) -> dict[str, Any]:
     return {"act_kwargs": {"approximate": "tanh"}} if activation == "tanh" else {}
-
-
-def preprocess_settings(found: Preprocessing | None, model: config.Model) -> dict[str, Any]:
-    if found is None:
-        return {}
-    mode = "shortest" if "resize_small" in found.transform else "squash"
-    method = "bicubic" if "bicubic" in found.transform else "bilinear"
-    return {
-        "size": model.image_size, "mean": list(found.mean), "std": list(found.std),
-        "interpolation": method, "resize_mode": mode,
-    }  # fmt: skip
 
 
 def configs_trunk(sections: Sections, found: Preprocessing | None, form: Form) -> dict[str, Any]:
@@ -301,7 +305,12 @@ def configs_trunk(sections: Sections, found: Preprocessing | None, form: Form) -
         "vision_cfg": vision,
         "text_cfg": text,
     }
-    return {CONFIG: {"model_cfg": about, "preprocess_cfg": preprocess_settings(found, model)}}
+    return {
+        CONFIG: {
+            "model_cfg": about,
+            "preprocess_cfg": to_open_clip(model, found, form.get("preprocessor")),
+        }
+    }
 
 
 def _trunk_name(model: config.Model) -> str:
@@ -321,9 +330,10 @@ LAYOUT = Layout(
     "L06", "open-clip", "open_clip CLIP, ViT and ResNet", fits, describe, rules,
     carried=(r".*\.num_batches_tracked", "(text\\.)?attn_mask"), configs=configs,
     filler=lambda sections, form: native.batch_counts(sections, rules(sections, form)),
-    file="open_clip_model.safetensors",
+    json=(CONFIG,), file="open_clip_model.safetensors",
 )  # fmt: skip
 TRUNK = Layout(
     "L07", "open-clip-timm", "open_clip with a timm image tower (SigLIP, SigLIP 2)", fits_trunk,
-    describe_trunk, rules_trunk, configs=configs_trunk, file="open_clip_model.safetensors",
+    describe_trunk, rules_trunk, configs=configs_trunk, json=(CONFIG,),
+    file="open_clip_model.safetensors",
 )  # fmt: skip

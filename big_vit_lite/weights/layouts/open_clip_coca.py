@@ -114,7 +114,7 @@ def _decoder_rules(heads: int) -> list[Rule]:
 
 
 def configs(sections: Sections, found: Preprocessing | None, form: Form) -> dict[str, Any]:
-    about = open_clip.configs(sections, found, {"text_prefix": "text."})[open_clip.CONFIG]
+    about = open_clip.configs(sections, found, form | {"text_prefix": "text."})[open_clip.CONFIG]
     model, decoder = about["model_cfg"], sections.decoder
     model["vision_cfg"] |= {
         "attentional_pool": True, "attn_pooler_queries": decoder.queries,
@@ -132,5 +132,5 @@ def configs(sections: Sections, found: Preprocessing | None, form: Form) -> dict
 
 LAYOUT = Layout(
     "L08", "open-clip-coca", "open_clip CoCa", fits, describe, rules, configs=configs,
-    carried=("(text\\.)?attn_mask",), file="open_clip_model.safetensors",
+    carried=("(text\\.)?attn_mask",), json=(open_clip.CONFIG,), file="open_clip_model.safetensors",
 )  # fmt: skip

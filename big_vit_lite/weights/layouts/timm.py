@@ -6,7 +6,7 @@ config.json has, and from its model_args.
 """
 
 import functools
-import re
+from collections.abc import Sequence
 from typing import Any
 
 from big_vit_lite import config
@@ -17,7 +17,8 @@ from big_vit_lite.weights.files import Source
 from big_vit_lite.weights.layout import Description, Form, Layout
 from big_vit_lite.weights.layouts import timm_hybrids as hybrids
 from big_vit_lite.weights.layouts.timm_names import architecture_facts
-from big_vit_lite.weights.preprocessing import Preprocessing, from_timm
+from big_vit_lite.weights.preprocessing import Preprocessing, from_timm, understood
+from big_vit_lite.weights.processors import to_timm
 from big_vit_lite.weights.rules import SAME, Rule
 from big_vit_lite.weights.sections import (
     Known,
@@ -61,8 +62,9 @@ def describe(source: Source, known: Known) -> Description:
     section, form = trunk_section(source, known, "", about["architecture"], args, pool, side)
     classes = source.shapes.get("head.weight", (None,))[0]
     section = section.model_copy(update={"classes": classes})
+    said = understood(lambda: from_timm(found), found, source.path, "config.json")
     form |= {"architecture": about["architecture"], "pretrained_cfg": about.get("pretrained_cfg")}
-    return Description(Sections(section), from_timm(found, source.path), form)
+    return Description(Sections(section), said, form)
 
 
 def trunk_section(
@@ -218,13 +220,17 @@ def configs(sections: Sections, found: Preprocessing | None, form: Form) -> dict
         "global_pool": pools[model.pool],
         "num_classes": model.classes or 0,
     }  # fmt: skip
+    pretrained = to_timm(model, found, form.get("pretrained_cfg"))
+    given = tuple(pretrained.get("input_size", ())[-2:])
+    if given and given != (side if isinstance(side, tuple) else (side, side)):
+        args["dynamic_img_size"] = True  # the table is of other images than those it is given
     about = {
         "architecture": architecture,
         "num_classes": model.classes or 0,
         "num_features": size.width,
         "global_pool": pools[model.pool],
         "model_args": args,
-        "pretrained_cfg": form.get("pretrained_cfg") or _pretrained(model, found),
+        "pretrained_cfg": pretrained,
     }
     return {"config.json": about}
 
@@ -245,27 +251,21 @@ def _architecture(model: config.Model) -> str:
     return names.get((model.activation, model.norm_eps), "vit_base_patch16_224")
 
 
-def _pretrained(model: config.Model, found: Preprocessing | None) -> dict[str, Any]:
-    side = model.image_size
-    about = {"input_size": [model.channels, *((side, side) if isinstance(side, int) else side)]}
-    if found is None:
-        return about
-    about |= {"mean": list(found.mean), "std": list(found.std)}
-    resized = re.search(r"resize(?:_small)?\((\d+)(?:, '(\w+)')?", found.transform)
-    if resized is None:
-        return about
-    mode = "center" if "resize_small" in found.transform else "squash"
-    crop = about["input_size"][-1] / int(resized[1])
-    return about | {
-        "interpolation": resized[2] or "bilinear", "crop_mode": mode, "crop_pct": round(crop, 4),
-    }  # fmt: skip
+def names_of(about: dict[str, Any]) -> list[Any]:
+    """The classes' names in a config.json, as timm has them there or in its pretrained_cfg."""
+    found = about.get("label_names") or (about.get("pretrained_cfg") or {}).get("label_names") or []
+    return [found.get(str(i)) for i in range(len(found))] if isinstance(found, dict) else found
+
+
+def labels(names: Sequence[str]) -> dict[str, Any]:
+    return {"label_names": list(names)}
 
 
 VIT = Layout(
     "L15", "timm", "timm ViT, hybrids, DeiT III, DINOv2, towers of CLIP and SigLIP", fits(False),
-    describe, rules, configs=configs,
+    describe, rules, configs=configs, json=("config.json",), names=(names_of, labels),
 )  # fmt: skip
 DEIT = Layout(
     "L16", "timm-deit", "timm DeiT with distillation token", fits(True), describe, rules,
-    configs=configs,
+    configs=configs, json=("config.json",), names=(names_of, labels),
 )  # fmt: skip

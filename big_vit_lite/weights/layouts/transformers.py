@@ -4,13 +4,24 @@ Files keep the names that transformers 4 had in memory; version 5 has others the
 back in save_pretrained. The tables are of files.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from big_vit_lite import config
 from big_vit_lite.config import InputError
 from big_vit_lite.models.sizes import Size
 from big_vit_lite.weights.files import Source
-from big_vit_lite.weights.preprocessing import METHODS, Preprocessing, from_transformers
+from big_vit_lite.weights.layout import Form
+from big_vit_lite.weights.preprocessing import (
+    NotUnderstood,
+    Preprocessing,
+    from_transformers,
+    understood,
+)
+from big_vit_lite.weights.processors import to_transformers
+
+JSON = ("config.json", "preprocessor_config.json")
+"""Files beside the weights."""
 
 ACTIVATIONS = {
     "gelu": "erf",
@@ -80,6 +91,22 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 """What a config.json leaves out, as files of the hub do where it is the default."""
 
 
+def config_of(source: Source, *kinds: str) -> dict[str, Any]:
+    """The config.json beside weights of these model_types.
+
+    Raises:
+        InputError: it is not there, or is of another model.
+    """
+    about = source.config(JSON[0])
+    kind = about.get("model_type")
+    if kind is not None and kind not in kinds:
+        raise InputError(
+            f"{source.path} holds arrays of {' or '.join(kinds)}, and the config.json beside it is "
+            f"of another model, model_type {kind!r}: fetch both again, into a folder of their own."
+        )
+    return about
+
+
 def settings(about: dict[str, Any], kind: str) -> dict[str, Any]:
     return DEFAULTS[kind] | {name: value for name, value in about.items() if value is not None}
 
@@ -112,10 +139,12 @@ def pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
-def preprocessing_of(source: Source) -> Preprocessing | None:
+def preprocessing_of(source: Source) -> Preprocessing | NotUnderstood | None:
     """What the preprocessor_config.json beside the weights says; None where there is none."""
-    about = source.configs.get("preprocessor_config.json")
-    return None if about is None else from_transformers(about, source.path)
+    about = source.configs.get(JSON[1])
+    if about is None:
+        return None
+    return understood(lambda: from_transformers(about), about, source.path, JSON[1])
 
 
 # And back
@@ -142,51 +171,27 @@ def image_settings(section: config.Model, size: Size, patch: tuple[int, int]) ->
     }
 
 
-def labels(classes: int | None) -> dict[str, Any]:
-    """transformers counts classes by their names."""
-    if not classes:
-        return {}
+def labels(names: Sequence[str]) -> dict[str, Any]:
+    """Entries of a config.json that name the classes."""
     return {
-        "id2label": {str(i): f"LABEL_{i}" for i in range(classes)},
-        "label2id": {f"LABEL_{i}": i for i in range(classes)},
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
     }
 
 
-def preprocessor(found: Preprocessing | None, kind: str) -> dict[str, Any]:
-    """{"preprocessor_config.json": ...} as far as the transform is one that transformers has."""
-    import ast
-
-    if found is None:
-        return {}
-    numbers = {name: number for number, name in METHODS.items()}
-    about: dict[str, Any] = {
-        "image_processor_type": kind, "do_resize": True, "do_rescale": True, "do_normalize": True,
-        "rescale_factor": 1 / 255, "image_mean": list(found.mean), "image_std": list(found.std),
-        "do_convert_rgb": True,
-    }  # fmt: skip
-    calls = [ast.parse(part, mode="eval").body for part in found.transform.split("|")[1:]]
-    names = [call.func.id for call in calls]
-    arguments = [[ast.literal_eval(x) for x in call.args] for call in calls]
-    if names == ["patchify"]:
-        (patch, budget, *rest), method = arguments[0], PATCHIFY_METHOD
-        if calls[0].keywords or not isinstance(patch, int) or rest not in ([], [method]):
-            return {}
-        about |= {"resample": numbers[method], "patch_size": patch, "max_num_patches": budget}
-        return {"preprocessor_config.json": about}
-    size, method = (*arguments[0], "bilinear" if names[0] == "resize" else "area")[:2]
-    if names not in TRANSFORMS or method not in numbers:
-        return {}
-    about |= {"resample": numbers[method], "do_center_crop": len(names) == 2}
-    about["size"] = {"shortest_edge": size} if names[0] == "resize_small" else _square(size)
-    if len(names) == 2:
-        about["crop_size"] = _square(arguments[1][0])
-    return {"preprocessor_config.json": about}
+def numbered(classes: int | None) -> dict[str, Any]:
+    """transformers counts classes by their names, and calls those without one LABEL_0 and so on."""
+    return labels([f"LABEL_{i}" for i in range(classes)]) if classes else {}
 
 
-PATCHIFY_METHOD = "bilinear"
-TRANSFORMS = (["resize"], ["resize", "central_crop"], ["resize_small", "central_crop"])
+def names_of(about: dict[str, Any]) -> list[Any]:
+    """The classes' names in a config.json, none where they are numbers only."""
+    found = about.get("id2label") or {}
+    names = [found.get(str(i)) for i in range(len(found))]
+    return [] if names == [f"LABEL_{i}" for i in range(len(names))] else names
 
 
-def _square(size: Any) -> dict[str, int]:
-    height, width = pair(size)
-    return {"height": height, "width": width}
+def preprocessor(found: Preprocessing | None, kind: str, form: Form) -> dict[str, Any]:
+    """{"preprocessor_config.json": ...}, which is empty where nothing is said."""
+    about = form.get("preprocessor") if found is None else to_transformers(found, kind)
+    return {JSON[1]: about} if about else {}

@@ -7,7 +7,7 @@ from big_vit_lite.weights import tables
 from big_vit_lite.weights.files import Source
 from big_vit_lite.weights.layout import Description, Form, Layout
 from big_vit_lite.weights.layouts import transformers as hf
-from big_vit_lite.weights.preprocessing import Preprocessing, clip_text
+from big_vit_lite.weights.preprocessing import Preprocessing, clip_text, with_text
 from big_vit_lite.weights.rules import LINEAR, NUMBER, Rule, leading
 from big_vit_lite.weights.sections import Known, Sections, image_section, text_section
 from big_vit_lite.weights.sizes import image_sizes, text_size
@@ -28,7 +28,7 @@ def fits(source: Source) -> bool:
 
 
 def describe(source: Source, known: Known) -> Description:
-    about = source.config("config.json")
+    about = hf.config_of(source, "clip", "clip_vision_model")
     alone = f"{TEXT}.embeddings.token_embedding.weight" not in source.arrays
     image = hf.settings(about.get("vision_config", about if alone else {}), "clip_vision_model")
     section = image_section(
@@ -65,10 +65,8 @@ def describe(source: Source, known: Known) -> Description:
         ),
         config.Joint(features=features, max_logit_scale=100.0),
     )
-    if found is not None and text["vocab_size"] == 49408:
-        found = Preprocessing(
-            found.transform, found.mean, found.std, clip_text(text["max_position_embeddings"])
-        )
+    if text["vocab_size"] == 49408:
+        found = with_text(found, clip_text(text["max_position_embeddings"]))
     return Description(sections, found, form)
 
 
@@ -119,7 +117,7 @@ def _joint_rules() -> list[Rule]:
 def configs(sections: Sections, found: Preprocessing | None, form: Form) -> dict[str, Any]:
     size, patch = image_sizes(sections.model)
     vision = hf.image_settings(sections.model, size, patch)
-    processor = hf.preprocessor(found, "CLIPImageProcessor")
+    processor = hf.preprocessor(found, "CLIPImageProcessor", form)
     if sections.text is None:
         name, more = "CLIPVisionModel", {}
         if sections.model.classes:
@@ -152,4 +150,5 @@ LAYOUT = Layout(
     rules,
     carried=(r"((vision|text)_model\.)?embeddings\.position_ids",),
     configs=configs,
+    json=hf.JSON,
 )

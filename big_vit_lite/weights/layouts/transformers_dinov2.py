@@ -34,7 +34,7 @@ def fits(kind: str):
 def describe(kind: str):
     def describe(source: Source, known: Known) -> Description:
         prefix = prefix_of(source, PREFIXES[kind])
-        about = hf.settings(source.config("config.json"), kind)
+        about = hf.settings(hf.config_of(source, kind), kind)
         gated = bool(about.get("use_swiglu_ffn"))
         hidden = int(about["hidden_size"] * about["mlp_ratio"])
         hidden = (int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden
@@ -88,7 +88,7 @@ def configs(kind: str):
         gated = model.activation == "swiglu"
         about = hf.image_settings(model, size, patch)
         del about["intermediate_size"]
-        about |= hf.labels(model.classes) | {
+        about |= hf.numbered(model.classes) | {
             "model_type": kind,
             "architectures": [
                 f"{CLASSES[kind]}{'ForImageClassification' if model.classes else 'Model'}"
@@ -100,7 +100,7 @@ def configs(kind: str):
         }
         if kind == REGISTERS:
             about["num_register_tokens"] = model.registers
-        return {"config.json": about} | hf.preprocessor(found, "BitImageProcessor")
+        return {"config.json": about} | hf.preprocessor(found, "BitImageProcessor", form)
 
     return configs
 
@@ -121,6 +121,7 @@ def _layout(number: str, kind: str, title: str) -> Layout:
     return Layout(
         number, f"transformers-{kind}".replace("_", "-"), title, fits(kind), describe(kind), rules,
         carried=(rf"({kind}\.)?embeddings\.mask_token",), configs=configs(kind), filler=filler,
+        json=hf.JSON, names=(hf.names_of, hf.labels),
     )  # fmt: skip
 
 

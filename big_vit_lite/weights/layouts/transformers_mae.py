@@ -32,8 +32,8 @@ def fits(source: Source) -> bool:
 
 def describe(source: Source, known: Known) -> Description:
     prefix = vit.prefix_of(source, ("", "vit."))
-    section, found = vit.described(source, prefix, KIND)
-    about = hf.settings(source.config("config.json"), KIND)
+    section, found = vit.described(source, prefix, KIND, KIND)
+    about = hf.settings(hf.config_of(source, KIND), KIND)
     form: Form = {"prefix": prefix, "mask_ratio": about["mask_ratio"]}
     if EMBED not in source.arrays:
         return Description(Sections(section), found, form)
@@ -89,10 +89,10 @@ def configs(sections: Sections, found: Preprocessing | None, form: Form) -> dict
             "decoder_intermediate_size": section.mlp_dim,
             "norm_pix_loss": section.normalize,
         }
-    return {"config.json": about} | hf.preprocessor(found, "ViTImageProcessor")
+    return {"config.json": about} | hf.preprocessor(found, "ViTImageProcessor", form)
 
 
 LAYOUT = Layout(
     "L21", "transformers-mae", "transformers ViT-MAE, with its decoder and without", fits,
-    describe, rules, configs=configs,
+    describe, rules, configs=configs, json=hf.JSON,
 )  # fmt: skip

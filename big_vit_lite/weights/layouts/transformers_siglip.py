@@ -23,7 +23,7 @@ def fits(source: Source) -> bool:
 
 
 def describe(source: Source, known: Known) -> Description:
-    about = source.config("config.json")
+    about = hf.config_of(source, "siglip", "siglip_vision_model")
     alone = f"{TEXT}.embeddings.token_embedding.weight" not in source.arrays
     image = hf.settings(about.get("vision_config", about if alone else {}), "siglip_vision_model")
     size, patch = hf.pair(image["image_size"]), hf.pair(image["patch_size"])
@@ -101,7 +101,7 @@ def tower_rules(sections: Sections, form: Form, patches: ArrayForm) -> list[Rule
 
 def configs(sections: Sections, found: Preprocessing | None, form: Form) -> dict[str, Any]:
     vision = hf.image_settings(sections.model, *image_sizes(sections.model))
-    processor = hf.preprocessor(found, "SiglipImageProcessor")
+    processor = hf.preprocessor(found, "SiglipImageProcessor", form)
     return {"config.json": settings_of("siglip", vision, sections)} | processor
 
 
@@ -133,4 +133,5 @@ LAYOUT = Layout(
     rules,
     carried=(r"((vision|text)_model\.)?embeddings\.position_ids",),
     configs=configs,
+    json=hf.JSON,
 )

@@ -12,6 +12,7 @@ from big_vit_lite.weights.layouts import transformers as hf
 from big_vit_lite.weights.layouts import transformers_siglip as siglip
 from big_vit_lite.weights.layouts.transformers_clip import TEXT, prefix_of
 from big_vit_lite.weights.preprocessing import HALF, Preprocessing, patches
+from big_vit_lite.weights.processors import FLEXIBLE
 from big_vit_lite.weights.rules import Form as ArrayForm
 from big_vit_lite.weights.rules import Rule
 from big_vit_lite.weights.sections import Known, Sections, image_section, square
@@ -26,7 +27,7 @@ def fits(source: Source) -> bool:
 
 
 def describe(source: Source, known: Known) -> Description:
-    about = source.config("config.json")
+    about = hf.config_of(source, KIND, f"{KIND}_vision_model")
     prefix = prefix_of(source, "head.probe")
     alone = f"{TEXT}.embeddings.token_embedding.weight" not in source.arrays
     image = hf.settings(about.get("vision_config", about if alone else {}), f"{KIND}_vision_model")
@@ -74,12 +75,12 @@ def configs(sections: Sections, found: Preprocessing | None, form: Form) -> dict
     vision = hf.image_settings(model, *image_sizes(model))
     del vision["image_size"]
     vision |= {"num_patches": model.position_grid[0] * model.position_grid[1]}
-    processor = hf.preprocessor(found, "Siglip2ImageProcessor")
+    processor = hf.preprocessor(found, FLEXIBLE, form)
     return {"config.json": siglip.settings_of(KIND, vision, sections)} | processor
 
 
 LAYOUT = Layout(
     "L23", "transformers-siglip2", "transformers SigLIP 2 of variable shape (NaFlex)", fits,
     describe, rules, carried=(r"((vision|text)_model\.)?embeddings\.position_ids",),
-    configs=configs,
+    configs=configs, json=hf.JSON,
 )  # fmt: skip

@@ -44,7 +44,7 @@ def fits_deit(source: Source) -> bool:
 
 def describe_vit(source: Source, known: Known) -> Description:
     prefix = prefix_of(source, ("", "vit."))
-    section, found = described(source, prefix, "vit")
+    section, found = described(source, prefix, "vit", "vit")
     fields: dict[str, Any] = {}
     if "classifier.weight" in source.arrays:
         fields["classes"] = source.shapes["classifier.weight"][0]
@@ -61,7 +61,7 @@ def describe_vit(source: Source, known: Known) -> Description:
 
 def describe_deit(source: Source, known: Known) -> Description:
     prefix = prefix_of(source, ("", "deit."))
-    section, found = described(source, prefix, "vit")
+    section, found = described(source, prefix, "deit", "vit")
     fields: dict[str, Any] = {"distillation": True}
     single, double = "classifier.weight", "cls_classifier.weight"
     if head := next((name for name in (single, double) if name in source.arrays), None):
@@ -69,9 +69,9 @@ def describe_deit(source: Source, known: Known) -> Description:
     return Description(Sections(section.model_copy(update=fields)), found, {"prefix": prefix})
 
 
-def described(source: Source, prefix: str, kind: str):
-    """The section of the image tower, and its preprocessing."""
-    about = hf.settings(source.config("config.json"), kind)
+def described(source: Source, prefix: str, kind: str, defaults: str):
+    """The section of the image tower of a model_type, and its preprocessing."""
+    about = hf.settings(hf.config_of(source, kind), defaults)
     section = image_section(
         hf.size_of(about),
         about["patch_size"],
@@ -120,7 +120,7 @@ def configs(sections: Sections, found: Preprocessing | None, form: Form) -> dict
         "deit": ("DeiTModel", "DeiTForImageClassificationWithTeacher"),
     }
     single = "" if model.distillation_head else "WithTeacher"
-    about = hf.image_settings(model, size, patch) | hf.labels(model.classes)
+    about = hf.image_settings(model, size, patch) | hf.numbered(model.classes)
     about |= {
         "model_type": kind,
         "architectures": [names[kind][bool(model.classes)].removesuffix(single)],
@@ -128,14 +128,16 @@ def configs(sections: Sections, found: Preprocessing | None, form: Form) -> dict
         "pooler_output_size": model.pre_logits or size.width,
         "pooler_act": "tanh",
     }
-    return {"config.json": about} | hf.preprocessor(found, "ViTImageProcessor")
+    return {"config.json": about} | hf.preprocessor(found, "ViTImageProcessor", form)
 
 
 VIT = Layout(
     "L09", "transformers-vit", "transformers ViT", fits_vit, describe_vit, rules,
     carried=(r"(vit\.)?embeddings\.mask_token",), configs=configs,
+    json=hf.JSON, names=(hf.names_of, hf.labels),
 )  # fmt: skip
 DEIT = Layout(
     "L10", "transformers-deit", "transformers DeiT with distillation token", fits_deit,
     describe_deit, rules, carried=(r"(deit\.)?embeddings\.mask_token",), configs=configs,
+    json=hf.JSON, names=(hf.names_of, hf.labels),
 )  # fmt: skip
