@@ -191,7 +191,7 @@ def read_init(parts: Parts, abstract: Any) -> tuple[checkpoint.Transferred, str]
         InputError: as `init_params`.
     """
     run, change = parts.run, functools.partial(resize_leaf, parts.model)
-    if weights.holds_weights(run.init):
+    if weights.locate(run.init) is not None:
         return weights.start_from(run, abstract, change)
     return checkpoint.transfer_params(run.init, abstract, run.init_rules, change), ""
 
@@ -203,9 +203,14 @@ def check_init(run: config.Run, task: Any = None) -> None:
     Args:
         task: the run's, whose vocabulary a text tower must share; None: that is not looked at.
     """
-    if weights.holds_weights(run.init):
+    if weights.locate(run.init) is not None:
         weights.check_start(run)
         return
+    if run.init_layout or run.init_known:
+        raise config.InputError(
+            f"init {run.init} holds no published weights, for which init_layout and init_known "
+            "are: leave them out"
+        )
     path = checkpoint.find(run.init)
     meta = checkpoint.read_meta(path)
     trained = config.Run.from_json(meta["config"], f"{path}/meta.json")

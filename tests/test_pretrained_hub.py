@@ -11,7 +11,7 @@ from huggingface_hub import errors
 
 import big_vit_lite as bvl
 from big_vit_lite.config import InputError
-from big_vit_lite.pretrained import hub
+from big_vit_lite.weights import hub
 
 
 def test_only_the_files_that_are_needed_are_fetched(monkeypatch, tmp_path):

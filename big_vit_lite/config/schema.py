@@ -260,15 +260,20 @@ class Run(Section):
     examples: Natural | None = None
     """Length in training images seen; rounded up to a step."""
     init: str | None = None
-    """Checkpoint directory, here or on gs://, or file of published weights (.npz, .safetensors,
-    torch's; or their folder), whose parameters start the run: all of them, not their averages, the
-    position table resampled and patches resized to this run's. For another model or other classes
-    see init_rules. The optimiser starts anew; to go on with a stopped run give its --workdir
-    instead."""
+    """Checkpoint directory, here or on gs://, or published weights (a file, .npz, .safetensors or
+    torch's, their folder, or their name on the Hugging Face hub), whose parameters start the run:
+    all of them, not their averages, the position table resampled and patches resized to this run's.
+    For another model or other classes see init_rules. The optimiser starts anew; to go on with a
+    stopped run give its --workdir instead."""
     init_rules: Renames = ()
     """(regular expression, replacement) pairs over the names of init's parameters; the first that
     is found renames. The replacement "skip" leaves such parameters as they are drawn, and those of
     the checkpoint unused: (("^head/", "skip"),) for other classes. What fits nowhere is refused."""
+    init_layout: str | None = None
+    """Layout of published weights, by name or number (docs/weights.md); none: it is recognised."""
+    init_known: str = ""
+    """What published weights do not say of their model and an error asks for, as
+    "heads=6,activation=quick"."""
     model: Model = Field(default_factory=Model)
     """The image tower: a Vision Transformer, or one of CLIP's ResNets."""
     text: Text | None = None

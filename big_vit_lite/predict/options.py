@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import math
 import re
 from pathlib import Path
 from typing import Any
 
 from big_vit_lite.config import Option
+from big_vit_lite.weights.known import read_known
 
 TOP = 5
 BATCH = 64
@@ -39,24 +39,6 @@ def _deviations(text: str) -> tuple[float, ...]:
     return numbers
 
 
-def _known(text: str) -> dict[str, Any]:
-    """activation=quick,grid=(14,7) as a dict; values are numbers where they look like it."""
-    found = {}
-    for part in _BETWEEN.split(text):
-        name, given, value = part.partition("=")
-        if not given or not name.strip():
-            raise ValueError("wants NAME=VALUE with commas between them, as in activation=quick")
-        try:
-            found[name.strip()] = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError):
-            found[name.strip()] = value.strip()
-    return found
-
-
-_BETWEEN = re.compile(r",(?![^(\[]*[)\]])")
-"""A comma that stands in no brackets."""
-
-
 def _one_of(*choices: str) -> Any:
     def read(text: str) -> str:
         if text not in choices:
@@ -80,7 +62,7 @@ MODEL = (
     Option("std", "S,S,S", "Standard deviation of each channel; likewise.", _deviations),
     Option("layout", "NAME", "Layout of published weights, where it is not recognised."),
     Option("known", "NAME=VALUE,...", "What the files do not say of the model, such as "
-           "activation=quick,heads=12 or \"grid=(14,7)\".", _known),
+           "activation=quick,heads=12 or \"grid=(14,7)\".", read_known),
 )  # fmt: skip
 CLASSES = (
     Option("class_names", "NAMES", "Of a classifier's classes, in the order of its logits, where "

@@ -17,7 +17,11 @@ SAME_EVERY_TIME = (Decode, Resize, ResizeSmall, CentralCrop)
 
 
 class Found(NamedTuple):
-    """What a checkpoint is of."""
+    """What a checkpoint is of.
+
+    Attributes:
+        fault: why the preprocessing that is stated cannot be understood, where it cannot.
+    """
 
     sections: weights.Sections
     params: Any
@@ -27,6 +31,7 @@ class Found(NamedTuple):
     class_names: tuple[str, ...] | None
     loss: str
     path: Place
+    fault: str = ""
 
 
 def read(source: str | Place) -> Found:

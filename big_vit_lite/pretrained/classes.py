@@ -45,27 +45,10 @@ def named(
     return names
 
 
-def published(loaded: weights.Loaded) -> tuple[str, ...] | None:
-    """Names in the config.json beside weights, as transformers (id2label) and timm have them."""
-    classes = loaded.sections.model.classes or 0
-    if loaded.sections.text is not None or not classes:
-        return None
-    about = _beside(loaded)
-    cfg = about.get("pretrained_cfg") or {}
-    names = about.get("label_names") or cfg.get("label_names") or about.get("id2label") or ()
-    if isinstance(names, dict):
-        names = [names.get(str(i)) for i in range(len(names))]
-    told = all(isinstance(n, str) and n != f"LABEL_{i}" for i, n in enumerate(names))
-    return tuple(names) if told and len(names) == classes else None
-
-
 def loss(loaded: weights.Loaded) -> str:
     """sigmoid where the config.json beside weights says that an image has several classes
     (transformers' problem_type), or else softmax."""
-    several = _beside(loaded).get("problem_type") == "multi_label_classification"
-    return "sigmoid" if several and classifies(loaded.sections) else "softmax"
-
-
-def _beside(loaded: weights.Loaded) -> dict[str, Any]:
     path = loaded.path.parent / "config.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    about = json.loads(path.read_text()) if path.is_file() else {}
+    several = about.get("problem_type") == "multi_label_classification"
+    return "sigmoid" if several and classifies(loaded.sections) else "softmax"

@@ -13,9 +13,8 @@ from big_vit_lite import weights
 from big_vit_lite.config import InputError
 from big_vit_lite.data import text as text_transforms
 from big_vit_lite.data import transforms
-from big_vit_lite.pretrained import checkpoints, classes, hub, texts
+from big_vit_lite.pretrained import checkpoints, classes, texts
 from big_vit_lite.pretrained.model import Pretrained
-from big_vit_lite.weights.files.source import SUFFIXES
 
 _SOURCES = (
     "a file or folder of published weights, a run's --workdir or checkpoint, or a name on the hub "
@@ -80,22 +79,15 @@ def _found(source: str | Path, layout, known, vocabulary: str | None) -> checkpo
     name = str(source)
     if not name.strip():
         raise InputError(f"the model's name is empty: give {_SOURCES}.")
-    here = Path(name).expanduser()
-    if weights.holds_weights(here) or (here.is_dir() and _weights_in(here)):
-        return _published(here, layout, known, vocabulary)
-    if not here.is_dir() and "://" not in name:
-        if not hub.NAME.fullmatch(name):
-            raise InputError(f"{name} is not there: give {_SOURCES}.")
-        return _published(hub.fetch(name), layout, known, vocabulary)
+    if (published := weights.locate(name)) is not None:
+        return _published(published, layout, known, vocabulary)
+    if not Path(name).expanduser().is_dir() and "://" not in name:
+        raise InputError(f"{name} is not there: give {_SOURCES}.")
     if layout is not None or known is not None:
         raise InputError(
             f"{name} holds no published weights, for which layout= and known= are: leave them out."
         )
     return checkpoints.read(name)
-
-
-def _weights_in(folder: Path) -> bool:
-    return any(path.suffix in SUFFIXES for path in folder.iterdir())
 
 
 def _published(path: Path, layout, known, vocabulary: str | None) -> checkpoints.Found:
@@ -106,9 +98,10 @@ def _published(path: Path, layout, known, vocabulary: str | None) -> checkpoints
         preprocessing=loaded.preprocessing,
         text=texts.published(loaded, vocabulary),
         fingerprint=None,
-        class_names=classes.published(loaded),
+        class_names=loaded.class_names,
         loss=classes.loss(loaded),
         path=loaded.path,
+        fault=loaded.preprocessing_fault,
     )
 
 
@@ -121,6 +114,8 @@ def _preprocessing(found, transform, mean, std) -> weights.Preprocessing | None:
     """
     said = found.preprocessing
     if transform is None and mean is None and std is None:
+        if found.fault:
+            raise InputError(found.fault)
         return said
     given = {"transform": transform, "mean": mean, "std": std}
     missing = [f"{name}=" for name, value in given.items() if value is None]

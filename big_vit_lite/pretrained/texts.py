@@ -32,7 +32,7 @@ def published(loaded: weights.Loaded, vocabulary: str | None) -> str | None:
     text = loaded.sections.text
     if text is None:
         return None
-    stated = loaded.preprocessing and loaded.preprocessing.text
+    stated = loaded.text
     if stated:
         found = vocabulary or _beside(loaded.path.parent, BESIDE_CLIP)
         return with_vocabulary(stated, found) if found else stated

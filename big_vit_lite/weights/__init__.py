@@ -16,6 +16,7 @@ __all__, __getattr__, __dir__ = lazy.names(
         "check_start": "starting",
         "holds_weights": "files.source",
         "load": "loading",
+        "locate": "hub",
         "patch_resize": "resizing",
         "save": "saving",
         "save_again": "saving",

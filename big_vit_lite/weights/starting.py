@@ -1,6 +1,7 @@
 """Published weights as the start of a run: `config.init` and its rules."""
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,8 @@ import jax
 
 from big_vit_lite import checkpoint, config
 from big_vit_lite.weights.agreement import check_agreement
+from big_vit_lite.weights.hub import locate
+from big_vit_lite.weights.known import read_known
 from big_vit_lite.weights.loading import Loaded, load
 
 
@@ -26,7 +29,7 @@ def start_from(
         InputError: the file cannot be read, does not fit after `run.init_rules`, or is of a model
             that computes otherwise.
     """
-    loaded = _loaded(run.init).encoder()
+    loaded = _loaded(run.init, run.init_layout, run.init_known).encoder()
     _check(run, loaded)
     arrays = {"/".join(entry.key for entry in path): x for path, x in _leaves(loaded.params)}
     said = {"position_grid": loaded.sections.model.position_grid}
@@ -39,13 +42,24 @@ def start_from(
 
 def check_start(run: config.Run) -> None:
     """Raises InputError where the weights at `run.init` cannot be read, or compute otherwise."""
-    _check(run, _loaded(run.init))
+    _check(run, _loaded(run.init, run.init_layout, run.init_known).encoder())
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(path: str) -> Loaded:
+def _loaded(name: str, layout: str | None, known: str) -> Loaded:
     """Between the check before compiling and the start after it, the file is read once."""
-    return load(path)
+    try:
+        told = read_known(known) if known else None
+    except ValueError as error:
+        raise config.InputError(f"init_known = {known!r}: {error}") from None
+    try:
+        return load(locate(name), layout, told)
+    except config.InputError as error:
+        raise config.InputError(_KNOWN.sub(r"set init_known='\1=\2'", str(error))) from None
+
+
+_KNOWN = re.compile(r'load it with known={"(\w+)": ([^}]*)}')
+"""How errors of `load` ask for what a file does not say."""
 
 
 def _check(run: config.Run, loaded: Loaded) -> None:

@@ -54,7 +54,8 @@ def test_a_pair_of_towers_is_valid(pairs):
         ),
         (
             {"task.name": "coca", "joint.projections": "none"},
-            'joint.projections = "none": must be both in task coca, whose towers are both projected',
+            'joint.projections = "none": must be both in task coca, whose towers '
+            "are both projected",
         ),
         (
             {"task.name": "coca"},

@@ -12,6 +12,7 @@ from weights import parity
 from big_vit_lite import assembly, config, parallel, weights
 from big_vit_lite.config import InputError
 from big_vit_lite.models.layers.positions import resample, resample_matrix
+from big_vit_lite.weights import hub
 from big_vit_lite.weights.resizing import patch_resize, resize_patches
 
 VIT = {"variant": "mu/4", "width": 32, "depth": 2, "heads": 4, "mlp_dim": 64, "patch": 4,
@@ -153,6 +154,29 @@ def test_each_array_has_its_line(vit_folder):
     assert f"pos_embedding: from pos_embedding, resized from {shapes}" in lines
     assert "cls: from cls" in lines and "head/bias: initial values" in lines
     assert lines[-2:] == ["(left out) head/bias", "(left out) head/kernel"]
+
+
+def test_weights_are_found_by_any_name_that_load_takes(vit_folder, monkeypatch):
+    """A folder whose file has another name than usual, and a name on the hub."""
+    (vit_folder / "model.safetensors").rename(vit_folder / "best.safetensors")
+    assert "transformers-vit" in started(parts_for(vit_folder))[1]
+    monkeypatch.setattr(hub, "fetch", {"google/vit-base-patch16-224": vit_folder}.__getitem__)
+    params, told, _ = started(parts_for("google/vit-base-patch16-224"))
+    assert told.startswith("started from google/vit-base-patch16-224: transformers-vit, pixels")
+    jax.tree.map(np.testing.assert_array_equal, params, parity.loaded("L09-vit").params)
+
+
+def test_what_a_file_does_not_say_is_told_by_the_config(tmp_path):
+    path = parity.unpack(parity.golden("L06-clip"), tmp_path)
+    (tmp_path / "open_clip_config.json").unlink()
+    run = parts_for(path).run
+    with pytest.raises(InputError, match=r"set init_known='activation=\.\.\.'"):
+        assembly.check_init(run)
+    with pytest.raises(InputError, match="init_known = 'quick': wants NAME=VALUE with commas"):
+        assembly.check_init(run.model_copy(update={"init_known": "quick"}))
+    known = run.model_copy(update={"init_known": "activation=quick", "init_layout": "nonsense"})
+    with pytest.raises(InputError, match="nonsense"):
+        assembly.check_init(known)
 
 
 def test_other_pixels_are_told(vit_folder):

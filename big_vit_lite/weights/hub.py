@@ -4,8 +4,8 @@ import re
 import textwrap
 from pathlib import Path
 
-from big_vit_lite import weights
 from big_vit_lite.config import InputError
+from big_vit_lite.weights.files.source import SUFFIXES, holds_weights
 
 NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 """org/name, or org/name@revision."""
@@ -21,6 +21,24 @@ WEIGHTS = (
     ("open_clip_pytorch_model.bin",),
 )
 """One model lies on the hub in several layouts: the first that is there is fetched, no other."""
+
+
+def locate(source: str | Path) -> Path | None:
+    """Where the published weights of a name lie: a file or folder here, or, where nothing of that
+    name is here, a folder that the hub gave. None for all else, such as a checkpoint of ours.
+
+    Raises:
+        InputError: see `fetch`.
+    """
+    name = str(source)
+    here = Path(name).expanduser()
+    if holds_weights(here):
+        return here
+    if here.is_dir():
+        return here if any(path.suffix in SUFFIXES for path in here.iterdir()) else None
+    if "://" in name or not NAME.fullmatch(name):
+        return None
+    return fetch(name)
 
 
 def fetch(name: str) -> Path:
@@ -47,7 +65,7 @@ def fetch(name: str) -> Path:
     folder = None
     for patterns in WEIGHTS:
         folder = _snapshot(huggingface_hub, repository, revision or None, [*BESIDE, *patterns])
-        if weights.holds_weights(folder):
+        if holds_weights(folder):
             return folder
     raise InputError(
         f"{name}: the hub, or its cache where the hub cannot be reached, holds none of "
