@@ -116,13 +116,13 @@ def check_features(run: config.Run, tower: Mapping[str, Any] | None) -> None:
     """
     for key, split in training_splits(run):
         made = data.made_by(split)
-        if tower is None:
-            raise config.InputError(
-                f"{key} holds features of an image tower, and this run has a new one: name the "
-                "tower in init, as when they were computed."
-            )
         if made is None:
             continue
+        if tower is None:
+            raise config.InputError(
+                f"{key} holds features of the image tower {made['tower']}, and this run has a new "
+                "one: name that tower in init."
+            )
         ours = {
             "mean": ("data.mean", list(run.data.mean)),
             "std": ("data.std", list(run.data.std)),

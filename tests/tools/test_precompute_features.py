@@ -155,7 +155,7 @@ def test_what_is_refused(main, stored, tmp_path, options, said):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ([], "data.train holds features of an image tower, and this run has a new one: name the"),
+        ([], "the image tower STORED (DIGEST), and this run has a new one: name that tower in"),
         (["--config.init=OTHER"], "holds features of the image tower STORED (DIGEST), and init"),
         (["--config.init=STORED", "--config.data.mean=(0.4,)"],
          "data.mean is [0.4], and the features of data.train were computed with [0.5]"),
