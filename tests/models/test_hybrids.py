@@ -145,7 +145,7 @@ def test_every_mesh_and_form_trains_alike(small_fsdp):
         run = small.make_run(4, TINY | noise | form | {"stages": (1, 1)}, optim={"lr": 3e-3})
         parts = max(1, sizes.fsdp)
         mesh = parallel.make_mesh(sizes, jax.devices()[: parts**2])
-        found, state, _ = small.train(run, mesh, 3, small.make_task(run))
+        found, state, _ = small.train(run, mesh, 3)
         losses.append(np.array(found))
         kernel = state["params"]["stem"]["block2"]["unit1"]["conv2"]["kernel"]
         assert kernel.addressable_shards[0].data.size == kernel.size // parts
