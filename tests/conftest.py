@@ -23,7 +23,26 @@ import gcs_emulator  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from big_vit_lite import report  # noqa: E402
+from big_vit_lite.report import figures  # noqa: E402
+
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def undrawn():
+    """Runs within a test draw no curve, which takes half a second each; commands that a test starts
+    do, and whoever asks for `drawn`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "curve", lambda workdir: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def drawn(undrawn):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "curve", figures.curve)
+        yield
 
 
 @pytest.fixture(scope="session")

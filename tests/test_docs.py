@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 from pictures import photo
 
-from big_vit_lite import assembly, checks, config, evaluate, parallel, report, train
+from big_vit_lite import assembly, checks, config, evaluate, parallel, train
 from big_vit_lite.data import transforms
 
 ROOT = Path(__file__).parent.parent
@@ -257,7 +257,6 @@ def require_printed(shown: str, printed: str, line: int) -> None:
 def test_the_page_can_be_followed(folder, monkeypatch, capfd):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-    monkeypatch.setattr(report, "curve", lambda workdir: None)  # half a second each
     names: dict = {}
     trained: set[str] = set()
     printed, ran = "", 0

@@ -57,7 +57,8 @@ def test_training_never_imports_tensorflow_though_it_is_installed(fake_tensorflo
     code = f"""
 import sys; sys.path.insert(0, {str(fake_tensorflow)!r})
 from big_vit_lite.train import main
-status = main(["--config", "configs/quickstart.py:tiny", "--workdir", {str(tmp_path / "run")!r}])
+line = ["--config", "configs/quickstart.py:tiny", "--workdir", {str(tmp_path / "run")!r}]
+status = main([*line, "--config.steps=2", "--config.model.depth=1"])
 import importlib.util
 assert importlib.util.find_spec("tensorflow") is not None
 heavy = ("tensorflow", "torch", "transformers")

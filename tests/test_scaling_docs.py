@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import test_docs
 
-from big_vit_lite import checks, config, parallel, plan, report, train
+from big_vit_lite import checks, config, parallel, plan, train
 from big_vit_lite.report.profile import PROFILE
 
 ROOT = Path(__file__).parent.parent
@@ -34,7 +34,6 @@ def tiny(words):
 def test_what_is_marked_runs_and_the_table_has_every_key(blocks, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    monkeypatch.setattr(report, "curve", lambda workdir: None)  # half a second each
     marked = lines([block for block in blocks if block.note == "run"])
     assert len(marked) == 3
     for words in marked:

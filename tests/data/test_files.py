@@ -161,7 +161,7 @@ def test_a_library_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     monkeypatch.setitem(sys.modules, "s3fs", None)
     for protocol in ("gs", "s3"):  # which another test may have used
-        monkeypatch.delitem(fsspec.registry._registry, protocol, raising=False)
+        monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, protocol, raising=False)
     for url, protocol, library in (
         ("gs://bucket/x", "gs", "gcsfs"),
         ("s3://bucket/x", "s3", "s3fs"),

@@ -14,7 +14,7 @@ OPTIONS = {"name": "muon", "momentum": 0.9, "lr": 0.1, "schedule": "constant"}
 
 def make(scan, **options):
     run = make_run(model={"scan": scan, "depth": 2}, optim={**OPTIONS, **options})
-    params = make_task(run).init(jax.random.key(0))
+    params = jax.jit(make_task(run).init)(jax.random.key(0))
     return params, optim.build(run, params, steps=10, examples=80)
 
 

@@ -68,7 +68,7 @@ def local(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(store, local):
+def run(store, local, drawn):
     """The same run, killed in the upload of step 4 by the first byte of its arrays to arrive, and
     then brought to its end; with what stood in between."""
     workdir = "gs://bucket/run"

@@ -29,7 +29,7 @@ def test_smoothing_comes_before_mixing_and_prediction_knows_neither():
     target = np.asarray(prepared["target"])
     np.testing.assert_allclose(target.sum(-1), 1.0, rtol=1e-5)
     np.testing.assert_allclose(target.min(), 0.2 / 10, rtol=1e-5)  # mixing keeps the floor
-    params = task.init(jax.random.key(0))
+    params = jax.jit(task.init)(jax.random.key(0))
     outputs = task.predict(params, batch)
     log_p = jax.nn.log_softmax(outputs["logits"])
     wanted = -np.take_along_axis(np.asarray(log_p), np.asarray(batch["label"])[:, None], 1)[:, 0]
@@ -42,6 +42,6 @@ def test_training_loss_of_a_plain_batch_is_the_mean_of_its_predictions():
         task = make_task(run)
         mesh = parallel.make_mesh(devices=jax.devices()[:1])
         batch = random_batch(run, mesh, 0)
-        params = task.init(jax.random.key(0))
+        params = jax.jit(task.init)(jax.random.key(0))
         total, _ = task.loss(params, task.prepare(batch, jax.random.key(1)), jax.random.key(2))
         np.testing.assert_allclose(total, task.predict(params, batch)["loss"].mean(), rtol=1e-5)

@@ -10,7 +10,7 @@ import numpy as np
 import pairs
 import pytest
 
-from big_vit_lite import checkpoint, config, models, report, tasks, train, weights
+from big_vit_lite import checkpoint, config, models, tasks, train, weights
 from big_vit_lite.data import sources
 
 ROOT = Path(__file__).parents[2]
@@ -110,7 +110,6 @@ def test_a_tower_in_a_file_of_published_weights(main, stored, made, tmp_path):
 
 
 def test_training_on_them_is_training_on_the_images(stored, made, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "curve", lambda workdir: None)
     losses = {}
     for name in ("images", "float32"):
         features = "" if name == "images" else f",features={made / name}"
