@@ -121,10 +121,13 @@ def loop(
 
     # A signal does not wait for evaluations: those it skipped are made up for here.
     with pace.pause():
-        evaluate(first, [e for e in parts.evaluations if e.name in meta.get("skipped", ())])
+        late = evaluate(first, [e for e in parts.evaluations if e.name in meta.get("skipped", ())])
+        if late:
+            keeper.judge(first, late)
     stopping = False
     with open_watchdog(parts) as watchdog, profile, parts.batches.iterate(first, steps) as batches:
         for step in range(first + 1, steps + 1):
+            keeper.poll()
             with pace.pause():
                 profile.before(step, state)
             if step > first + 1:

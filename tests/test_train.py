@@ -158,6 +158,14 @@ def test_a_signal_skips_evaluations_which_the_resumed_run_makes_up_for(tmp_path,
     assert checkpoint.read_meta(tmp_path / "cut")["metrics"] == {}
     assert main(options(tmp_path / "cut", *more)) == 0
     assert results(tmp_path / "cut") == results(tmp_path / "whole")
+    # What is made up for counts when the best is chosen, as if it had been there at the save.
+    known = json.loads((tmp_path / "cut" / "checkpoints" / ".metrics.json").read_text())
+    assert known == {"4": {k: v for k, v in rows(tmp_path / "cut")[3].items() if k[:4] == "val/"}}
+    best = []
+    for name in ("cut", "whole"):
+        with checkpoint.Keeper(tmp_path / name / "checkpoints", keep_best="val/top1") as keeper:
+            best.append(keeper.best)
+    assert best[0] == best[1]
 
 
 @pytest.mark.parametrize(

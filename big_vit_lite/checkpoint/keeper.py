@@ -11,7 +11,9 @@ first, whose word on it holds for all. No process is ahead of the others by more
 
 import difflib
 import errno
+import json
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
@@ -21,6 +23,9 @@ from big_vit_lite.checkpoint import arrays, folder, lease, manifest, meta, readi
 from big_vit_lite.config import InputError, RunError
 from big_vit_lite.parallel import by_first, gather, is_first
 from big_vit_lite.storage import Place
+
+LATE = ".metrics.json"
+"""Beside the checkpoints: {step: metrics that were found after it was saved}."""
 
 log = logging.getLogger(__name__)
 
@@ -113,8 +118,11 @@ class Keeper:
         return self._best(self.steps)
 
     def _best(self, steps: Iterable[int]) -> int | None:
+        late = self._late()
         values = {
-            step: reading.metrics_of(self.directory / str(step)).get(self._keep_best)
+            step: (
+                dict(reading.metrics_of(self.directory / str(step))) | late.get(str(step), {})
+            ).get(self._keep_best)
             for step in steps
         }
         known = {step: value for step, value in values.items() if value is not None}
@@ -169,6 +177,27 @@ class Keeper:
             step,
             self._worker.submit(self._finish, step, response, held, given, measured),
         )
+
+    def judge(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds metrics found after `step` was saved to what `keep_best` looks at: those of
+        evaluations that a signal kept from running."""
+        if not is_first():
+            return
+        known = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+        standing = set(map(str, self.steps))
+        late = {k: v for k, v in self._late().items() if k in standing} | {str(step): known}
+        storage.replace(self.directory / LATE, json.dumps(late, indent=1).encode())
+
+    def _late(self) -> dict[str, dict[str, float | None]]:
+        try:
+            return dict(json.loads((self.directory / LATE).read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return {}
+
+    def poll(self) -> None:
+        """Raises RunError if the save under way has failed: now, not at the next one."""
+        if self._running is not None and self._running[1].done():
+            self.wait()
 
     def restore(self, abstract_state: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
         """Reads a checkpoint, verified, into the structure and shardings of an abstract state.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -167,7 +169,8 @@ def words_line(
 
 
 def exit_code(main: Callable[..., int | None], *args: Any) -> int:
-    """Runs a command; wrong input is printed and gives 2, a failed run is printed and gives 1.
+    """Runs a command; wrong input is printed and gives 2, a failed run, or a file that the machine
+    does not let us read or write, is printed and gives 1.
 
     Everything else that is raised is a defect of ours and keeps its traceback.
     """
@@ -179,6 +182,20 @@ def exit_code(main: Callable[..., int | None], *args: Any) -> int:
     except RunError as error:
         print(error, file=sys.stderr)
         return 1
+    except OSError as error:
+        if error.errno not in _MACHINE or error.filename is None:
+            raise
+        print(
+            f"{error.filename}: {os.strerror(error.errno)}; see to that and start again",
+            file=sys.stderr,
+        )
+        return 1
+
+
+_MACHINE = (
+    errno.EACCES, errno.EDQUOT, errno.EIO, errno.ENOSPC, errno.EPERM, errno.EROFS, errno.ESTALE,
+)  # fmt: skip
+"""Faults of disks and rights, none of which is ours."""
 
 
 def _missing(options: Sequence[Option], words: _Words) -> list[Fault]:

@@ -130,7 +130,12 @@ def test_full_disk_is_told_at_the_next_call_and_at_close(tmp_path, monkeypatch):
     with pytest.raises(RunError, match=message):
         keeper.save(2, small(2), META)
     keeper.save(3, small(3), META)
-    with pytest.raises(RunError, match="could not save step 3"):
+    with pytest.raises(RunError, match="could not save step 3"):  # before anything else is saved
+        for _ in range(1000):
+            keeper.poll()
+            time.sleep(0.01)
+    keeper.save(4, small(4), META)
+    with pytest.raises(RunError, match="could not save step 4"):
         keeper.close()
 
 

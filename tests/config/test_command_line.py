@@ -1,5 +1,6 @@
 """The command line: options, overrides, help, exit codes."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -190,3 +191,16 @@ def test_a_command_may_take_words_beside_its_options(capsys):
     with pytest.raises(SystemExit):
         read("--help")
     assert capsys.readouterr().out.startswith("usage: tool MODEL INPUT... [options]\n")
+
+
+def test_what_the_machine_refuses_is_one_line_and_what_is_ours_keeps_its_traceback(capsys):
+    def command(error):
+        raise error
+
+    full = OSError(errno.ENOSPC, "any", "runs/a/config.json")
+    assert config.exit_code(command, full) == 1
+    said = "runs/a/config.json: No space left on device; see to that and start again\n"
+    assert capsys.readouterr().err == said
+    for ours in (FileNotFoundError(errno.ENOENT, "any", "x"), OSError(errno.ENOSPC, "any")):
+        with pytest.raises(OSError):
+            config.exit_code(command, ours)
