@@ -95,3 +95,14 @@ def test_the_shipped_cases_are_configs_and_slices_that_exist():
     for case in tool.CASES:
         run = config.load(case.config, case.overrides)
         assert not list(config.check_devices(run, parse(case.topology).devices)), case
+
+
+def test_the_page_is_what_the_rows_say_and_every_shipped_config_is_among_them():
+    root = FILE.parents[1]
+    rows = tool.in_order(tool.read(root / tool.OUT))
+    assert (root / tool.TABLE).read_text() == tool.document(rows)
+    shipped = {file.name for file in (root / "configs").glob("[!_]*.py")}
+    assert shipped == {Path(row["config"].split(":")[0]).name for row in rows}
+    assert all(
+        any(tool.is_row_of(case, row, any_version=True) for row in rows) for case in tool.CASES
+    )
