@@ -14,6 +14,8 @@ from jaxtyping import Array, Bool, Float
 FIRST_SCALE = 2.0**15
 GROWTH_STEPS = 2000
 """Good steps in a row after which the scale is tried at twice its size."""
+MAX_SCALE = 2.0**100
+"""Gradients that are all zero never overflow: twice of it for ever would be infinite."""
 
 
 def first_scale() -> dict[str, Array]:
@@ -25,7 +27,7 @@ def next_scale(state: dict[str, Array], finite: Bool[Array, ""]) -> dict[str, Ar
     """Half the scale, at least 1, after an overflow; twice the scale after 2000 steps without."""
     good_steps = jnp.where(finite, state["good_steps"] + 1, 0)
     grows = good_steps == GROWTH_STEPS
-    grown = jnp.where(grows, state["scale"] * 2, state["scale"])
+    grown = jnp.where(grows, jnp.minimum(state["scale"] * 2, MAX_SCALE), state["scale"])
     shrunk = jnp.maximum(state["scale"] / 2, 1.0)
     return {
         "scale": jnp.where(finite, grown, shrunk),

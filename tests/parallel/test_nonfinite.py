@@ -117,6 +117,8 @@ def test_the_scale_is_halved_by_overflows_and_grows_after_good_steps(monkeypatch
     assert not bool(is_overflow(2.0, jnp.nan, jnp.nan))
     state = {"scale": jnp.float32(1), "good_steps": jnp.int32(5)}
     assert nonfinite.next_scale(state, jnp.bool_(False)) == {"scale": 1.0, "good_steps": 0}
+    state = {"scale": jnp.float32(nonfinite.MAX_SCALE), "good_steps": jnp.int32(2)}
+    assert nonfinite.next_scale(state, jnp.bool_(True))["scale"] == 2.0**100
 
 
 def test_scaling_saves_gradients_that_float16_loses():
