@@ -82,11 +82,11 @@ def wait_for_step(workdir, step, process, seconds=120):
 def test_killed_and_stopped_runs_end_bitwise_where_an_uninterrupted_one_does(tmp_path):
     more = (
         *NOISY,
-        "--config.steps=90",
+        "--config.steps=120",
         "--config.checkpoint.every=10",
         "--config.report.every=1",
         "--config.evals.val.every=30",
-        "--config.model.depth=2",
+        "--config.model.depth=4",
         "--config.data.batch_size=64",
     )
     whole = start(tmp_path / "whole", *more)
@@ -94,17 +94,17 @@ def test_killed_and_stopped_runs_end_bitwise_where_an_uninterrupted_one_does(tmp
     assert whole.returncode == 0, output
 
     first = start(tmp_path / "cut", *more)
-    wait_for_step(tmp_path / "cut", 15, first)
+    wait_for_step(tmp_path / "cut", 25, first)
     first.kill()
     first.wait()
     assert checkpoint.read_meta(tmp_path / "cut")["step"] >= 10
     second = start(tmp_path / "cut", *more)
-    wait_for_step(tmp_path / "cut", 40, second)
+    wait_for_step(tmp_path / "cut", 60, second)
     second.send_signal(signal.SIGTERM)
     output, _ = second.communicate(timeout=60)
     assert second.returncode == 3 and "SIGTERM: saving after this step" in output, output
     stopped_at = checkpoint.read_meta(tmp_path / "cut")["step"]
-    assert 40 <= stopped_at < 90
+    assert 60 <= stopped_at < 120
     third = start(tmp_path / "cut", *more)
     output, _ = third.communicate(timeout=300)
     assert third.returncode == 0, output
@@ -115,7 +115,7 @@ def test_killed_and_stopped_runs_end_bitwise_where_an_uninterrupted_one_does(tmp
     for name in a:
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
     assert results(tmp_path / "whole") == results(tmp_path / "cut")
-    assert [row["step"] for row in rows(tmp_path / "cut")] == list(range(1, 91))
+    assert [row["step"] for row in rows(tmp_path / "cut")] == list(range(1, 121))
     assert (tmp_path / "cut" / "curve.png").stat().st_size > 5000
 
 
