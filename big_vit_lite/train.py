@@ -4,9 +4,19 @@ Read this first. The way of a batch: config -> mesh -> stream (step -> one globa
 -> task.loss -> gradient -> optimiser -> new state; every so often evaluate, and save.
 """
 
+import sys
+
+from big_vit_lite.checkpoint import STOPPED, StopRequest
+
+if __name__ == "__main__":  # signals count before the imports below, which take seconds
+    with StopRequest(at_start=STOPPED) as stop:
+        from big_vit_lite import train
+
+        sys.exit(train.main(stop=stop))
+
+import contextlib
 import datetime
 import itertools
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -29,12 +39,14 @@ from big_vit_lite import (
     storage,
 )
 
-STOPPED = 3
-"""Exit code after a signal and a save. 0: done, 1: the run failed, 2: wrong input."""
 
-
-def train(run: config.Run, workdir: str | storage.Place) -> tuple[dict[str, float], bool]:
+def train(
+    run: config.Run, workdir: str | storage.Place, stop: StopRequest | None = None
+) -> tuple[dict[str, float], bool]:
     """Runs `run` in `workdir`, from the last checkpoint there if there is one.
+
+    Args:
+        stop: has been entered already, as a command does when it starts; None: one of its own.
 
     Returns:
         The metrics of the last evaluations, and whether a signal stopped the run before its end
@@ -49,7 +61,7 @@ def train(run: config.Run, workdir: str | storage.Place) -> tuple[dict[str, floa
         run, assembly.abstract_params(parts), parts.steps, parts.batches.examples
     )
     with (
-        checkpoint.StopRequest() as stop,
+        StopRequest() if stop is None else contextlib.nullcontext(stop) as stop,
         open_keeper(parts, workdir) as keeper,
         open_log(parts, workdir) as log,
     ):
@@ -85,6 +97,7 @@ def train(run: config.Run, workdir: str | storage.Place) -> tuple[dict[str, floa
         state, meta = first_state(parts, keeper, training, last, log, workdir)
         log.resume(int(state["step"]))
         with report.Goodput(began_at, meta.get("goodput")) as goodput:
+            stop.begin()
             results, stopped = loop(parts, state, training, keeper, log, stop, meta, goodput, speed)
             log.say(goodput.describe())
         if parallel.is_first():
@@ -252,9 +265,14 @@ def dated_folder(run: config.Run) -> Path:
             continue
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command."""
+def main(argv: list[str] | None = None, stop: StopRequest | None = None) -> int:
+    """The command; `stop` as for `train`.
 
+    Returns:
+        Its exit code. 0: done; 1: the run failed; 2: wrong input; 3: a signal stopped it, and what
+        there was to save is saved; 4: another process of the run ended, or did not come. After 3
+        and 4 the same command goes on.
+    """
     argv = sys.argv[1:] if argv is None else argv
     if "--dry_run" in argv:
         return config.exit_code(plan.main, argv)
@@ -281,7 +299,7 @@ def main(argv: list[str] | None = None) -> int:
         if "profile" in line.extras:
             traced = run.report.model_copy(update={"profile": line.extras["profile"]})
             run = run.model_copy(update={"report": traced})
-        results, stopped = train(run, workdir)
+        results, stopped = train(run, workdir, stop)
         if not parallel.is_first():
             return STOPPED if stopped else 0
         for key, value in results.items():
@@ -290,7 +308,3 @@ def main(argv: list[str] | None = None) -> int:
         return STOPPED if stopped else 0
 
     return parallel.ending(command)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

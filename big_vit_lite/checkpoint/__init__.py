@@ -10,6 +10,7 @@ __all__, __getattr__, __dir__ = lazy.names(
     {
         "Keeper": "keeper",
         "SKIP": "transfer",
+        "STOPPED": "preemption",
         "StopRequest": "preemption",
         "find": "reading",
         "identity": "manifest",
