@@ -12,7 +12,14 @@ from big_vit_lite.config.command_line import (
     words_line,
 )
 from big_vit_lite.config.durations import Duration, Every, parse_duration, steps_of, total_steps
-from big_vit_lite.config.errors import ABSENT, Fault, InputError, RunError
+from big_vit_lite.config.errors import (
+    ABSENT,
+    PEER_ENDED,
+    Fault,
+    InputError,
+    PeerError,
+    RunError,
+)
 from big_vit_lite.config.load import load
 from big_vit_lite.config.model import Model
 from big_vit_lite.config.resume import RESUMABLE, check_resume, differences, same_texts
@@ -34,6 +41,7 @@ from big_vit_lite.config.towers import Decoder, Joint, Reconstruction, Text
 
 __all__ = [
     "ABSENT",
+    "PEER_ENDED",
     "RESUMABLE",
     "Checkpoint",
     "CommandLine",
@@ -49,6 +57,7 @@ __all__ = [
     "Model",
     "Optim",
     "Option",
+    "PeerError",
     "Reconstruction",
     "Report",
     "Run",

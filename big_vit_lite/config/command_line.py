@@ -12,7 +12,7 @@ from typing import Any
 
 from big_vit_lite import storage
 from big_vit_lite.config import fields, source
-from big_vit_lite.config.errors import Fault, InputError, RunError
+from big_vit_lite.config.errors import PEER_ENDED, Fault, InputError, PeerError, RunError
 from big_vit_lite.config.help import help_text, options_text
 from big_vit_lite.config.load import Check, apply_overrides, refuse, validate
 from big_vit_lite.config.schema import Run
@@ -170,7 +170,7 @@ def words_line(
 
 def exit_code(main: Callable[..., int | None], *args: Any) -> int:
     """Runs a command; wrong input is printed and gives 2, a failed run, or a file that the machine
-    does not let us read or write, is printed and gives 1.
+    does not let us read or write, is printed and gives 1, another process that ended gives 4.
 
     Everything else that is raised is a defect of ours and keeps its traceback.
     """
@@ -182,6 +182,9 @@ def exit_code(main: Callable[..., int | None], *args: Any) -> int:
     except RunError as error:
         print(error, file=sys.stderr)
         return 1
+    except PeerError as error:
+        print(error, file=sys.stderr)
+        return PEER_ENDED
     except OSError as error:
         if error.errno not in _MACHINE or error.filename is None:
             raise

@@ -1,4 +1,4 @@
-"""The two exceptions a command turns into an exit code, and the faults of a configuration."""
+"""The exceptions a command turns into an exit code, and the faults of a configuration."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """The run itself failed (NaN loss, lost data, full disk): one sentence. Exit code 1."""
+
+
+PEER_ENDED = 4
+"""Exit code of PeerError: the machine's fault or another process's, so the same command goes on."""
+
+
+class PeerError(RuntimeError):
+    """Another process of this run ended, or did not come: one sentence. Exit code 4."""
 
 
 class _Absent:

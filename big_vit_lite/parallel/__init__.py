@@ -9,9 +9,9 @@ __all__, __getattr__, __dir__ = lazy.names(
     __name__,
     {
         "OPTIONS": "cluster",
-        "ending": "cluster",
+        "ending": "failure",
         "join": "cluster",
-        "several": "cluster",
+        "several": "failure",
         "Votes": "peers",
         "by_first": "peers",
         "gather": "peers",

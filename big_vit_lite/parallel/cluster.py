@@ -1,20 +1,23 @@
-"""Start-up of a run on several hosts, found out or given by hand, and its end.
+"""Start-up of a run on several hosts, found out or given by hand.
 
-JAX's own detection is used for Cloud TPU (also several slices), GKE, SLURM, Open MPI and Kubernetes
-jobs. Where there is none, every process is told the same coordinator and its own number.
+What is not given is detected, see `detection`. Where nothing can be, every process is told the same
+coordinator and its own number.
 """
 
+import contextlib
+import errno
 import os
+import socket
 import sys
-import traceback
-import warnings
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from big_vit_lite.config import Fault, InputError, Option, exit_code
+from big_vit_lite.config import PEER_ENDED, Fault, InputError, Option
+from big_vit_lite.parallel import failure
+from big_vit_lite.parallel.detection import Place, detect
 
 START_SECONDS = 300  # how long processes wait for each other at the start
-END_SECONDS = 10  # how long a process that failed waits for the others to say the same
 _ENVIRONMENT = {
     "coordinator": "JAX_COORDINATOR_ADDRESS",
     "processes": "JAX_NUM_PROCESSES",
@@ -64,15 +67,6 @@ OPTIONS = (
 """What a command takes that can run on several hosts."""
 
 
-class Place(NamedTuple):
-    """One process among several."""
-
-    coordinator: str
-    processes: int
-    process: int
-    devices: list[int] | None  # which of the host's; None: all
-
-
 def join(options: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> None:
     """Joins the other processes of this run, if there are any; before JAX's first use of a device.
 
@@ -80,32 +74,81 @@ def join(options: Mapping[str, Any], environ: Mapping[str, str] = os.environ) ->
         options: values of OPTIONS that were given.
 
     Raises:
-        InputError: told too little, or the other processes cannot be reached.
+        InputError: told too little, or the coordinator's port is taken.
+
+    Ends the process with PEER_ENDED if the others do not come in START_SECONDS.
     """
     import jax
 
     place = find_place(options, environ)
     if place is None or jax.distributed.is_initialized():
         return
+    if place.process == 0:
+        _check_port(place)
     # Its handler would take SIGTERM from the program's own, which knows Ctrl-C as well.
     jax.config.update("jax_enable_preemption_service", False)
-    try:
-        jax.distributed.initialize(
-            place.coordinator,
-            place.processes,
-            place.process,
-            place.devices,
-            cluster_detection_method="deactivate",
-            initialization_timeout=START_SECONDS,
-            heartbeat_timeout_seconds=options.get("heartbeat", 100),
+    with _giving_up(place):
+        try:
+            jax.distributed.initialize(
+                place.coordinator,
+                place.processes,
+                place.process,
+                place.devices,
+                cluster_detection_method="deactivate",
+                initialization_timeout=START_SECONDS + 60,
+                heartbeat_timeout_seconds=options.get("heartbeat", 100),
+            )
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"{_cannot_join(place)}: {reason}") from None
+    failure.follow()
+
+
+def _check_port(place: Place) -> None:
+    """Raises InputError if process 0 cannot listen where it is to, for JAX crashes then."""
+    if "JAX_COORDINATOR_BIND_ADDRESS" in os.environ:
+        return
+    port = int(place.coordinator.rpartition(":")[2])
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+            raise InputError(
+                f"process 0 cannot listen at port {port}: {os.strerror(error.errno)}; see whether "
+                "an earlier run is still there, or give all processes another --coordinator"
+            ) from None
+
+
+@contextlib.contextmanager
+def _giving_up(place: Place) -> Iterator[None]:
+    """Ends the process if what it encloses takes longer than START_SECONDS: JAX would abort."""
+
+    def give_up() -> None:
+        print(
+            f"{_cannot_join(place)} in {START_SECONDS} s; start process 0 on that host, with that "
+            "port open, and all others too",
+            file=sys.stderr,
+            flush=True,
         )
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"process {place.process} of {place.processes} cannot join the others at "
-            f"{place.coordinator}: {reason}; start process 0 on that host, with that port free and "
-            "open, and all others too"
-        ) from None
+        os._exit(PEER_ENDED)
+
+    timer = threading.Timer(START_SECONDS, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _cannot_join(place: Place) -> str:
+    return (
+        f"process {place.process} of {place.processes} cannot join the others at "
+        f"{place.coordinator}"
+    )
 
 
 def find_place(options: Mapping[str, Any], environ: Mapping[str, str]) -> Place | None:
@@ -116,6 +159,7 @@ def find_place(options: Mapping[str, Any], environ: Mapping[str, str]) -> Place 
 
     Raises:
         InputError: some of it is known and the rest is not, or it contradicts itself.
+        PeerError: the host of process 0 is not there.
     """
     types = {option.name: option.type for option in OPTIONS}
     given, faults = {}, []
@@ -129,14 +173,16 @@ def find_place(options: Mapping[str, Any], environ: Mapping[str, str]) -> Place 
                 faults.append(Fault(f"${variable}", str(error), environ[variable]))
     if faults:
         raise InputError("\n".join(map(str, faults)), faults)
+    if given.get("processes") == 1:
+        return None
     devices = None
     if len(given) < len(_ENVIRONMENT):
-        *detected, devices = _detect()
-        for name, value in zip(_ENVIRONMENT, detected, strict=True):
-            if value is not None:
-                given.setdefault(name, value)
-    if not given or given.get("processes") == 1:
-        return None
+        detected = detect(START_SECONDS)
+        if detected is not None:
+            given = dict(zip(_ENVIRONMENT, detected, strict=False)) | given
+            devices = detected.devices
+        elif not given:
+            return None
     missing = [f"--{name}" for name in _ENVIRONMENT if name not in given]
     if missing:
         have = ", ".join(f"--{name} {value}" for name, value in given.items())
@@ -150,71 +196,3 @@ def find_place(options: Mapping[str, Any], environ: Mapping[str, str]) -> Place 
             f"are counted from 0 to {given['processes'] - 1}"
         )
     return Place(given["coordinator"], given["processes"], given["process"], devices)
-
-
-def _detect() -> tuple[str | None, int | None, int | None, list[int] | None]:
-    """(coordinator, processes, process, devices) as JAX finds them; None for what it does not."""
-    from jax._src.clusters import ClusterEnv  # public only as a side effect of initialize()
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a lone pod on Kubernetes is told to install more
-            address, count, index, devices = ClusterEnv.auto_detect_unset_distributed_params(
-                None, None, None, None, None, START_SECONDS
-            )
-    except Exception as error:
-        print(f"several hosts were looked for, in vain: {error}", file=sys.stderr)
-        return None, None, None, None
-    # JAX gives a SLURM task one device; alone on its node it is meant to have all.
-    if os.environ.get("SLURM_STEP_NUM_NODES") == str(count):
-        devices = None
-    if given := os.environ.get("JAX_LOCAL_DEVICE_IDS"):
-        devices = [int(number) for number in given.split(",")]
-    return address, count, index, devices
-
-
-def ending(command: Callable[[], int | None]) -> int:
-    """Runs a command as `config.exit_code` does, and ends all processes of a run together.
-
-    A process that fails alone would wait minutes for the others, and they for its part of a sum.
-    It waits for END_SECONDS, in case they fail alike and have to say so, and then ends at once;
-    theirs is the heartbeat's.
-    """
-    import jax
-
-    try:
-        code = exit_code(command)
-    except Exception as error:
-        if not several():
-            raise
-        traceback.print_exc()
-        code = 1
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            print(
-                f"process {jax.process_index()}: a computation that all processes share failed, "
-                "most likely because another one ended. The last checkpoint stands: run the same "
-                "command again on all hosts.",
-                file=sys.stderr,
-            )
-    if several() and code not in (0, 3):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        try:
-            client().wait_at_barrier("big_vit_lite/failed", END_SECONDS * 1000)
-        except Exception:
-            os._exit(code)
-    return code
-
-
-def several() -> bool:
-    """Whether this run has other processes; asks nothing of devices, so JAX may start later."""
-    import jax
-
-    return jax.distributed.is_initialized()
-
-
-def client() -> Any:
-    """The coordination service's client: keys and barriers that need no device."""
-    from jax._src import distributed  # JAX has no public way; Orbax and others go this one, too
-
-    return distributed.global_state.client

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from big_vit_lite.config import InputError, RunError
-from big_vit_lite.parallel.cluster import client, several
+from big_vit_lite.parallel.failure import client, several
 from big_vit_lite.parallel.mesh import replicated
 
 _DAY_MS = 24 * 3600 * 1000  # a dead process ends the wait by its heartbeat, long before
