@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from big_vit_lite.checkpoint import STOPPED
+from big_vit_lite.config import PEER_ENDED
 from big_vit_lite.parallel import cluster
 
 LAUNCH = Path(__file__).parent.parent.parent / "tools" / "launch"
@@ -46,8 +49,25 @@ def call(tmp_path, stubs, command):
     return done, calls.read_text() if calls.exists() else ""
 
 
-@pytest.mark.parametrize(("code", "again"), [(0, False), (1, False), (2, False), (3, True)])
-def test_slurm_queues_a_stopped_run_again_and_no_other(tmp_path, code, again):
+@pytest.mark.parametrize(
+    ("code", "restarts", "again"),
+    [
+        (0, None, False),
+        (1, None, False),  # failed
+        (2, None, False),  # wrong input
+        (STOPPED, None, True),
+        (STOPPED, 99, True),
+        (STOPPED, 100, False),
+        (PEER_ENDED, 3, True),
+        (128 + signal.SIGABRT, None, True),  # JAX's heartbeat
+        (128 + signal.SIGKILL, None, True),
+        (128 + signal.SIGTERM, None, False),  # a second signal: somebody insists
+    ],
+)
+def test_slurm_queues_a_run_again_that_may_go_on(tmp_path, monkeypatch, code, restarts, again):
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    if restarts is not None:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
     done, calls = call(
         tmp_path, {"srun": code, "scontrol": 0}, [LAUNCH / "slurm.sbatch", "--config", "a b.py"]
     )
@@ -114,7 +134,7 @@ def test_jobsets_have_what_the_controller_and_jax_need(name):
     assert container["command"] == ["python", "-m", "big_vit_lite.train"]
     (rule,) = job["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["containerName"] == container["name"]
-    assert rule["onExitCodes"]["values"] == [2]
+    assert rule["onExitCodes"]["values"] == [1, 2]  # not STOPPED, not PEER_ENDED
     assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
     ports = [port["containerPort"] for port in container["ports"]]
     if name == "jobset_tpu.yaml":
