@@ -15,17 +15,20 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Mapping
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
 
 from big_vit_lite import storage
 from big_vit_lite.checkpoint import arrays, folder, lease, manifest, meta, reading, tree
 from big_vit_lite.config import InputError, RunError
-from big_vit_lite.parallel import by_first, gather, is_first
+from big_vit_lite.parallel import by_first, gather, is_first, is_shared, several
 from big_vit_lite.storage import Place
 
 LATE = ".metrics.json"
 """Beside the checkpoints: {step: metrics that were found after it was saved}."""
+
+SHARED_SECONDS = 3  # how long a save under way has after a computation of all processes failed
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +98,10 @@ class Keeper:
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
+        if several() and is_shared(error) and not self._finishes(SHARED_SECONDS):
+            self._worker.shutdown(wait=False)
+            self._unlock()
+            return
         try:
             self.close()
         except RunError as failed:
@@ -256,6 +263,11 @@ class Keeper:
         finally:
             self._worker.shutdown()
             self._unlock()
+
+    def _finishes(self, seconds: float) -> bool:
+        """Whether no save is under way, or it ends so soon; without a process that died it does
+        not end before that one's heartbeat is missed."""
+        return self._running is None or bool(futures.wait([self._running[1]], seconds).done)
 
     def _unlock(self) -> None:
         if self._lock is not None:

@@ -11,6 +11,7 @@ __all__, __getattr__, __dir__ = lazy.names(
         "OPTIONS": "cluster",
         "ending": "failure",
         "join": "cluster",
+        "is_shared": "failure",
         "several": "failure",
         "Votes": "peers",
         "by_first": "peers",

@@ -2,15 +2,17 @@
 
 One that fails says so through JAX's coordination service, and the others end with its exit code:
 whoever started them reads one answer, and nobody waits for its part of a sum. One that dies, or
-falls silent, says nothing. The others notice by a computation that fails, which is PEER_ENDED, or
-JAX's own client ends them from C++ after the heartbeat, by SIGABRT (code 134 to a shell).
+falls silent, says nothing, and the others end with PEER_ENDED: when a computation fails, or when
+JAX's own client misses a heartbeat, or the service itself, and aborts.
 """
 
 import atexit
+import ctypes
+import faulthandler
 import os
+import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -18,11 +20,11 @@ from typing import Any
 from big_vit_lite.config import PEER_ENDED, exit_code
 
 END_SECONDS = 10  # how long a process that failed waits for the others to say the same
-SHARED_SECONDS = 5  # the same, if what failed is a computation that all of them share
+SHARED_SECONDS = 3  # the same, if what failed is a computation that all of them share
 FOLLOW_SECONDS = 5  # how long one that hears of a failure has for saying its own
-LAST_SECONDS = 1  # process 0 goes last: without its service JAX aborts the others
 _ENDED = "big_vit_lite/ended"  # "CODE PROCESS" of the first that failed
 _OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")  # no peer's fault
+_code = PEER_ENDED  # what this process ends with if it is aborted
 
 
 def ending(command: Callable[[], int | None]) -> int:
@@ -39,7 +41,7 @@ def ending(command: Callable[[], int | None]) -> int:
         try:
             return command()
         except Exception as error:
-            shared = several() and _is_shared(error)
+            shared = several() and is_shared(error)
             raise
 
     try:
@@ -70,7 +72,7 @@ def _end(code: int, shared: bool) -> int:
             "all hosts.",
             file=sys.stderr,
         )
-    _leave(code, LAST_SECONDS)
+    _leave(code)
 
 
 def announce(code: int) -> int:
@@ -79,38 +81,87 @@ def announce(code: int) -> int:
     Returns:
         What the first one told, or `code` if the service is gone.
     """
+    global _code
     import jax
 
     try:
         client().key_value_set(_ENDED, f"{code} {_index()}")
     except jax.errors.JaxRuntimeError:
         told = _told()
-        return code if told is None else told[0]
+        code = code if told is None else told[0]
+    _code = code
     return code
 
 
 def follow() -> None:
-    """Lets a thread end this process soon after another one has told that it failed."""
+    """Starts what ends this process when another one has failed, died or fallen silent."""
     over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(1):
-            if (told := _told()) is None:
-                continue
-            code, process = told
-            if process == _index() or over.wait(FOLLOW_SECONDS):
-                return
-            print(f"process {process} failed, see there; this one ends, too.", file=sys.stderr)
-            _leave(code, max(0, END_SECONDS - FOLLOW_SECONDS) + 2 * LAST_SECONDS)
-
-    thread = threading.Thread(target=watch, name="peers", daemon=True)
-    thread.start()
+    threads = [
+        threading.Thread(target=watch, args=(over,), daemon=True)
+        for watch in (_watch_others, _watch_abort)
+    ]
+    for thread in threads:
+        thread.start()
 
     def close() -> None:  # a thread that is in C++ when the interpreter ends would crash it
         over.set()
-        thread.join(5)
+        for thread in threads:
+            thread.join(5)
 
     atexit.register(close)
+
+
+def _watch_others(over: threading.Event) -> None:
+    """Ends this process soon after another one has told that it failed."""
+    global _code
+    while not over.wait(1):
+        if (told := _told()) is None:
+            continue
+        _code, process = told
+        if process != _index() and not over.wait(FOLLOW_SECONDS):
+            print(f"process {process} failed, see there; this one ends, too.", file=sys.stderr)
+            _leave(_code)
+        return
+
+
+def _watch_abort(over: threading.Event) -> None:
+    """Ends this process with an exit code that tells why, when JAX aborts it.
+
+    JAX takes no callback for a missed heartbeat (one written in Python makes it crash): a thread of
+    its own, in C++, calls abort(). The handler of SIGABRT is a sleep, which gives the time to see
+    here that the handler is gone: with System V's signals it is, once it is called. Whatever goes
+    wrong with this, the abort goes on after the sleep. Needs glibc; elsewhere, and where
+    faulthandler has that signal, the process ends by SIGABRT.
+    """
+    libc = ctypes.CDLL(None)
+    if faulthandler.is_enabled() or not hasattr(libc, "sysv_signal"):
+        return
+    handle = libc.sysv_signal
+    handle.argtypes, handle.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    sleep = ctypes.cast(libc.sleep, ctypes.c_void_p).value  # for as many seconds as the number: 6
+    handle(signal.SIGABRT, sleep)
+    while not over.wait(0.5):
+        if handle(signal.SIGABRT, sleep) != sleep:
+            print(
+                f"process {_index()} was aborted, most likely because another one ended or has "
+                "been silent for too long. The last checkpoint stands: run the same command again "
+                "on all hosts.",
+                file=sys.stderr,
+            )
+            _leave(_code)
+    handle(signal.SIGABRT, None)
+
+
+def is_shared(error: BaseException | None) -> bool:
+    """Whether a computation of all processes is at the root of an error, rather than this one's
+    own memory or program."""
+    import jax
+
+    while error is not None:
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            return not str(error).startswith(_OWN)
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def several() -> bool:
@@ -144,22 +195,7 @@ def _told() -> tuple[int, int] | None:
     return int(code), int(process)
 
 
-def _leave(code: int, last: float) -> None:
-    """Ends this process at once; process 0 `last` seconds later."""
+def _leave(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    if _index() == 0:
-        time.sleep(last)
     os._exit(code)
-
-
-def _is_shared(error: BaseException | None) -> bool:
-    """Whether a computation of all processes is at the root of an error, rather than this one's
-    own memory or program."""
-    import jax
-
-    while error is not None:
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            return not str(error).startswith(_OWN)
-        error = error.__cause__ or error.__context__
-    return False

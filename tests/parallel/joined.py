@@ -27,5 +27,5 @@ def command():
 
 
 if __name__ == "__main__":
-    failure.END_SECONDS, failure.FOLLOW_SECONDS, failure.LAST_SECONDS = 1, 0, 0.5
+    failure.END_SECONDS, failure.FOLLOW_SECONDS = 3, 0
     sys.exit(parallel.ending(command))

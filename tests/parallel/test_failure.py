@@ -35,7 +35,17 @@ def test_a_frozen_process_ends_the_others_within_the_heartbeat(tmp_path):
         assert time.monotonic() - began < 2 * 3 + 4
     finally:
         three[2].kill()
-    assert codes == [-signal.SIGABRT] * 2  # by JAX, from C++; 134 to a shell
+    assert codes == [config.PEER_ENDED] * 2  # JAX aborts them, which ours notices
+    assert "has been silent for too long" in several.output(tmp_path, 0)
+
+
+def test_the_loss_of_the_first_process_ends_the_others_with_4(tmp_path):
+    two = several.start(JOINED, 2, 1, tmp_path)
+    wait_until_joined(two, tmp_path)
+    two[0].kill()
+    began = time.monotonic()
+    assert two[1].wait(20) == config.PEER_ENDED
+    assert time.monotonic() - began < 5  # 6 later it would be aborted
 
 
 @pytest.mark.parametrize("fails", [1, pytest.param(0, marks=pytest.mark.slow)])
@@ -115,7 +125,8 @@ def test_exit_codes_of_several_processes(monkeypatch, capfd, error, all_here, to
     service, left = Service(all_here, told), []
     monkeypatch.setattr(failure, "several", lambda: True)
     monkeypatch.setattr(failure, "client", lambda: service)
-    monkeypatch.setattr(failure, "_leave", lambda code, last: left.append(code))
+    monkeypatch.setattr(failure, "_code", config.PEER_ENDED)
+    monkeypatch.setattr(failure, "_leave", left.append)
 
     def command():
         raise error

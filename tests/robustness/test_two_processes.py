@@ -12,9 +12,11 @@ import several
 
 from big_vit_lite import checkpoint
 from big_vit_lite.checkpoint import arrays
+from big_vit_lite.config import PEER_ENDED
 
 QUICKSTART = str(several.ROOT / "configs" / "quickstart.py:tiny")
 COMMAND = "big_vit_lite.train"
+HEARTBEAT = 10  # seconds
 
 
 def options(workdir, steps, *more):
@@ -48,52 +50,82 @@ def stored(workdir):
     return {name: np.asarray(x).tobytes() for name, x in arrays.load(directory, wanted).items()}
 
 
-def test_a_signal_to_one_stops_both_and_the_resumed_run_is_bitwise_the_same(tmp_path):
-    cut, said = tmp_path / "cut", tmp_path / "said"
-    two = several.start(COMMAND, 2, 2, said, *options(cut, 100_000))
-    wait_for_step(cut, 3, two)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("two")
+
+
+@pytest.fixture(scope="module")
+def stopped(folder):
+    """Exit codes of two processes of which one was sent a signal; their run is in FOLDER/cut."""
+    two = several.start(COMMAND, 2, 2, folder / "first", *options(folder / "cut", 100_000))
+    wait_for_step(folder / "cut", 3, two)
     two[1].send_signal(signal.SIGTERM)
-    assert several.wait(two, 60) == [3, 3], several.output(said, 0)
-    assert "SIGTERM: saving after this step" in several.output(said, 1)
-    assert "stopped and saved" in several.output(said, 0)
-    at = checkpoint.read_meta(cut)["step"]
-    assert steps_of(cut) == list(range(1, at + 1))
+    return several.wait(two, 60), checkpoint.read_meta(folder / "cut")["step"]
 
-    end = at + 5
+
+@pytest.fixture(scope="module")
+def again(folder, stopped):
+    """Two processes that go on with that run for five steps, train FOLDER/whole, which nothing
+    stops, as far, and then FOLDER/long, which does not end."""
+    end = stopped[1] + 5
     two = several.in_turn(
-        2, 2, said, [COMMAND, *options(cut, end)], [COMMAND, *options(tmp_path / "whole", end)]
-    )
-    assert several.wait(two) == [0, 0], several.output(said, 0)
-    assert stored(cut) == stored(tmp_path / "whole")
-    assert steps_of(cut) == list(range(1, end + 1))
+        2, 2, folder / "again",
+        [COMMAND, *options(folder / "cut", end), "--heartbeat", HEARTBEAT],
+        [COMMAND, *options(folder / "whole", end)],
+        [COMMAND, *options(folder / "long", 100_000, "--config.checkpoint.every=2")],
+    )  # fmt: skip
+    yield two
+    for process in two:
+        process.kill()
 
 
-@pytest.mark.parametrize(
-    ("who", "how"),
-    [
-        pytest.param(1, "kill", id="worker"),
-        pytest.param(0, "kill", id="coordinator", marks=pytest.mark.slow),
-        pytest.param(1, "two signals", id="second signal", marks=pytest.mark.slow),
-    ],
-)
-def test_a_dead_process_ends_the_other_within_the_heartbeat(tmp_path, who, how):
-    workdir, said, heartbeat = tmp_path / "run", tmp_path / "said", 10
-    more = ("--heartbeat", heartbeat, "--config.checkpoint.every=2")
-    two = several.start(COMMAND, 2, 2, said, *options(workdir, 100_000, *more))
+def test_a_signal_to_one_stops_both(folder, stopped):
+    codes, at = stopped
+    said = [several.output(folder / "first", i) for i in range(2)]
+    assert codes == [3, 3], said[0]
+    assert "SIGTERM: saving after this step" in said[1]
+    assert "stopped and saved" in said[0]
+    assert steps_of(folder / "cut") == list(range(1, at + 1))
+
+
+def test_the_resumed_run_is_bitwise_the_same(folder, stopped, again):
+    wait_for_step(folder / "long", 1, again)  # the two before have ended, with code 0
+    assert stored(folder / "cut") == stored(folder / "whole")
+    assert steps_of(folder / "cut") == list(range(1, stopped[1] + 5 + 1))
+
+
+def test_a_dead_worker_ends_the_other_within_the_heartbeat(folder, again):
+    dies(again, folder / "long", lambda: again[1].kill())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["dead coordinator", "second signal"])
+def test_others_that_end_do_so_too(tmp_path, how):
+    more = ("--heartbeat", HEARTBEAT, "--config.checkpoint.every=2")
+    workdir = tmp_path / "run"
+    two = several.start(COMMAND, 2, 2, tmp_path / "said", *options(workdir, 100_000, *more))
+
+    def insist():  # the other is stopped in between, so that it cannot have ended after the first
+        os.kill(two[0].pid, signal.SIGSTOP)
+        two[1].send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        two[1].send_signal(signal.SIGINT)
+        assert two[1].wait(5) == 128 + signal.SIGINT
+        os.kill(two[0].pid, signal.SIGCONT)
+
+    if how == "second signal":
+        dies(two, workdir, insist)
+    else:
+        dies(two, workdir, lambda: two[0].kill(), other=1)
+
+
+def dies(two, workdir, kill, other=0):
     wait_for_step(workdir, 5, two)
     began = time.monotonic()
-    if how == "kill":
-        two[who].kill()
-    else:  # stopped in between, so that it cannot have ended after the first
-        os.kill(two[1 - who].pid, signal.SIGSTOP)
-        two[who].send_signal(signal.SIGINT)
-        time.sleep(0.5)
-        two[who].send_signal(signal.SIGINT)
-        assert two[who].wait(5) == 128 + signal.SIGINT
-        os.kill(two[1 - who].pid, signal.SIGCONT)
-    codes = several.wait(two, 6 * heartbeat)
-    assert codes[1 - who] not in (0, 3)
-    assert time.monotonic() - began < 3 * heartbeat + 15  # two heartbeats, and END_SECONDS
+    kill()
+    assert two[other].wait(4 * HEARTBEAT) == PEER_ENDED
+    assert time.monotonic() - began < HEARTBEAT + 5
     # What stands can be read, and rows reach as far.
     assert checkpoint.read_meta(workdir)["step"] <= steps_of(workdir)[-1]
     assert len(stored(workdir)) > 20

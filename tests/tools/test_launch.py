@@ -59,7 +59,7 @@ def call(tmp_path, stubs, command):
         (STOPPED, 99, True),
         (STOPPED, 100, False),
         (PEER_ENDED, 3, True),
-        (128 + signal.SIGABRT, None, True),  # JAX's heartbeat
+        (128 + signal.SIGABRT, None, True),  # JAX misses another process
         (128 + signal.SIGKILL, None, True),
         (128 + signal.SIGTERM, None, False),  # a second signal: somebody insists
     ],
