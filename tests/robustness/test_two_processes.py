@@ -16,13 +16,14 @@ from big_vit_lite.config import PEER_ENDED
 
 QUICKSTART = str(several.ROOT / "configs" / "quickstart.py:tiny")
 COMMAND = "big_vit_lite.train"
-HEARTBEAT = 10  # seconds
+HEARTBEAT = 6  # seconds
 
 
 def options(workdir, steps, *more):
     return ["--config", QUICKSTART, "--workdir", workdir, f"--config.steps={steps}",
-            "--config.evals.val.every=100000", "--config.report.every=1", "--config.optim.ema=0.9",
-            "--config.model.dropout=0.1", "--config.model.depth=1", "--config.mesh.fsdp=2",
+            "--config.evals={}", "--config.report.every=1", "--config.report.tensorboard=false",
+            "--config.optim.ema=0.9", "--config.model.dropout=0.1", "--config.model.depth=1",
+            "--config.mesh.data=1", "--config.mesh.fsdp=2",  # each process writes its own half
             "--config.optim.schedule=constant", "--config.optim.warmup=0", *more]  # fmt: skip
 
 
@@ -58,7 +59,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def stopped(folder):
     """Exit codes of two processes of which one was sent a signal; their run is in FOLDER/cut."""
-    two = several.start(COMMAND, 2, 2, folder / "first", *options(folder / "cut", 100_000))
+    two = several.start(COMMAND, 2, 1, folder / "first", *options(folder / "cut", 100_000))
     wait_for_step(folder / "cut", 3, two)
     two[1].send_signal(signal.SIGTERM)
     return several.wait(two, 60), checkpoint.read_meta(folder / "cut")["step"]
@@ -66,16 +67,16 @@ def stopped(folder):
 
 @pytest.fixture(scope="module")
 def again(folder, stopped):
-    """Two processes that go on with that run for five steps, train FOLDER/whole, which nothing
-    stops, as far, and then FOLDER/long, which does not end."""
-    end = stopped[1] + 5
+    """(the step to which two processes go on with that run, then train FOLDER/whole, which nothing
+    stops and which does not end there; the processes)."""
+    end = stopped[1] + 4 + stopped[1] % 2
+    saves = (f"--config.checkpoint.keep_every={end}", "--config.checkpoint.every=2")
     two = several.in_turn(
-        2, 2, folder / "again",
+        2, 1, folder / "again",
         [COMMAND, *options(folder / "cut", end), "--heartbeat", HEARTBEAT],
-        [COMMAND, *options(folder / "whole", end)],
-        [COMMAND, *options(folder / "long", 100_000, "--config.checkpoint.every=2")],
+        [COMMAND, *options(folder / "whole", 100_000, *saves)],
     )  # fmt: skip
-    yield two
+    yield end, two
     for process in two:
         process.kill()
 
@@ -89,14 +90,16 @@ def test_a_signal_to_one_stops_both(folder, stopped):
     assert steps_of(folder / "cut") == list(range(1, at + 1))
 
 
-def test_the_resumed_run_is_bitwise_the_same(folder, stopped, again):
-    wait_for_step(folder / "long", 1, again)  # the two before have ended, with code 0
-    assert stored(folder / "cut") == stored(folder / "whole")
-    assert steps_of(folder / "cut") == list(range(1, stopped[1] + 5 + 1))
+def test_the_resumed_run_is_bitwise_the_same(folder, again):
+    end, two = again
+    wait_for_step(folder / "whole", end + 3, two)  # the save after that of `end` has begun
+    assert stored(folder / "cut") == stored(folder / "whole" / "checkpoints" / str(end))
+    assert steps_of(folder / "cut") == list(range(1, end + 1))
 
 
 def test_a_dead_worker_ends_the_other_within_the_heartbeat(folder, again):
-    dies(again, folder / "long", lambda: again[1].kill())
+    _, two = again
+    dies(two, folder / "whole", lambda: two[1].kill())
 
 
 @pytest.mark.slow
@@ -104,7 +107,7 @@ def test_a_dead_worker_ends_the_other_within_the_heartbeat(folder, again):
 def test_others_that_end_do_so_too(tmp_path, how):
     more = ("--heartbeat", HEARTBEAT, "--config.checkpoint.every=2")
     workdir = tmp_path / "run"
-    two = several.start(COMMAND, 2, 2, tmp_path / "said", *options(workdir, 100_000, *more))
+    two = several.start(COMMAND, 2, 1, tmp_path / "said", *options(workdir, 100_000, *more))
 
     def insist():  # the other is stopped in between, so that it cannot have ended after the first
         os.kill(two[0].pid, signal.SIGSTOP)
