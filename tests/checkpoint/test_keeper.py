@@ -4,7 +4,9 @@ import errno
 import json
 import logging
 import resource
+import threading
 import time
+from concurrent import futures
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from checkpoint.states import abstract, assert_same, make_state, spread
 
-from big_vit_lite.checkpoint import Keeper, manifest, meta, tree
+from big_vit_lite.checkpoint import Keeper, keeper, manifest, meta, tree
 from big_vit_lite.config import InputError, RunError
 
 META = {"config": '{"seed": 0}', "seed": 0, "examples": 64, "wall_s": 1.5}
@@ -254,3 +256,18 @@ def test_many_sharded_leaves_are_looked_through_without_collectives(tmp_path):
 
 def _programs(leaf):
     return [tree._all_finite.lower(part).compile().as_text() for part in tree._parts(leaf)]
+
+
+def test_a_failure_of_all_processes_does_not_wait_for_a_save_that_cannot_end(tmp_path, monkeypatch):
+    """Without the process that died it ends only when that one's heartbeat is missed."""
+    monkeypatch.setattr(keeper, "several", lambda: True)
+    monkeypatch.setattr(keeper, "SHARED_SECONDS", 0.1)
+    never, late = futures.Future(), threading.Timer(5, lambda: never.set_result(None))
+    late.start()
+    began = time.monotonic()
+    with pytest.raises(jax.errors.JaxRuntimeError), Keeper(tmp_path) as kept:
+        kept._running = (1, never)
+        raise jax.errors.JaxRuntimeError("UNKNOWN: Gloo: Connection closed by peer")
+    assert time.monotonic() - began < 2
+    late.cancel()
+    Keeper(tmp_path).close()  # and the folder is free
