@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
         raise config.InputError(
             f"{file} holds no operation of a device; trace steps after the first, as --profile 2:5"
         )
-    print(describe(operations, steps, origins(told["trace"]), top, depth))
+    print(describe(operations, steps, origins(file), top, depth))
 
 
 def newest(folder: Path) -> Path:
@@ -145,10 +145,10 @@ def _alone(events: list[tuple[float, float, str, str, str, str]]) -> Iterator[Op
         yield Operation(name, max(nanoseconds, 0.0) / 1e9, *rest)
 
 
-def origins(folder: Path) -> tuple[str, dict[str, tuple[str, str]]]:
+def origins(trace: Path) -> tuple[str, dict[str, tuple[str, str]]]:
     """The name of the compiled step beside a trace, and (kind, scope) of each of its instructions;
     ("", {}) without one."""
-    beside = [above / PROGRAM for above in (folder, *folder.resolve().parents[:4])]
+    beside = [above / PROGRAM for above in trace.resolve().parents[:4]]
     file = next((file for file in beside if file.is_file()), None)
     if file is None:
         return "", {}
