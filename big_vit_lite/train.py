@@ -57,7 +57,6 @@ def train(run: config.Run, workdir: str | storage.Place) -> tuple[dict[str, floa
         checkpoint.StopRequest() as stop,
         open_keeper(parts, workdir) as keeper,
         open_log(parts, workdir) as log,
-        watchdog.at_end("the last save and the logs to be finished"),
     ):
         last = parallel.by_first("latest", lambda: keeper.latest)
         if last is not None:
@@ -91,7 +90,10 @@ def train(run: config.Run, workdir: str | storage.Place) -> tuple[dict[str, floa
         watchdog.expect("the state to start from", FIRST_PATIENCE)
         state, meta = first_state(parts, keeper, training, last, log, workdir)
         log.resume(int(state["step"]))
-        with report.Goodput(began_at, meta.get("goodput")) as goodput:
+        with (
+            report.Goodput(began_at, meta.get("goodput")) as goodput,
+            watchdog.at_end("the last save and the logs to be finished"),
+        ):
             results, stopped = loop(
                 parts, state, training, keeper, log, watchdog, stop, meta, goodput, speed
             )

@@ -166,7 +166,7 @@ class Keeper:
             raise RunError(f"step {step} is not saved: NaN or inf in {bad[0]}{more}")
         given, measured = dict(meta), dict(metrics or {})
         needed = sum(leaf.nbytes for leaf in leaves.values())
-        by_first("keeper/clear", lambda: self._clear(step, needed))
+        by_first("keeper/clear", lambda: self._make_way(step, needed))
         target = self.directory / str(step)
         try:
             response = arrays.start_saving(target, leaves)
@@ -279,7 +279,8 @@ class Keeper:
             manifest.commit(target)
         except Exception as error:
             raise self._failed(step, error) from error
-        for old in set(self.steps) - self._kept(step):
+        # A future that is given up goes first: a run killed here must not go on from it.
+        for old in sorted(set(self.steps) - self._kept(step), reverse=True):
             folder.remove(self.directory / str(old))
 
     def _kept(self, newest: int) -> set[int]:
@@ -292,20 +293,26 @@ class Keeper:
             kept |= {self._best(steps)} - {None}
         return kept
 
-    def _clear(self, step: int, needed: int) -> None:
-        """Makes room for a step that a failed save, or a future left behind, has in its place."""
+    def _make_way(self, step: int, needed: int) -> None:
+        """Removes what stands in the place of a new checkpoint: the rest of a failed save, or one
+        of a future that this run, restored from before it, does not have.
+
+        Only while another checkpoint of this run stands, and once there is room: a run killed from
+        here on goes on from that one.
+        """
+        target = self.directory / str(step)
         try:
             self._lock.check()
             steps = self.steps
-            if steps and self._own.isdisjoint(steps):
+            if steps and self._own.isdisjoint(set(steps) - {step}):
                 raise RunError(
                     f"{self.directory} holds checkpoints of another run (step {steps[-1]}); "
                     "restore from it, remove it, or choose another --workdir"
                 )
+            folder.check_room(self.directory, needed, target)
             if step in steps:
-                manifest.revoke(self.directory / str(step))
+                manifest.revoke(target)
             folder.discard(self.directory, step)
-            folder.check_room(self.directory, needed)
         except Exception as error:
             raise self._failed(step, error) from error
 
