@@ -9,6 +9,7 @@ With several processes each writes the arrays on its devices; all else on the di
 first, whose word on it holds for all. No process is ahead of the others by more than one call.
 """
 
+import contextlib
 import difflib
 import errno
 import json
@@ -269,12 +270,20 @@ class Keeper:
             by_first("keeper/commit", lambda: self._commit(step, held, given, metrics))
         except Exception:
             if is_first():
-                folder.discard(self.directory, step)  # a full disk needs the room at once
+                self._give_up(step)
             raise
+
+    def _give_up(self, step: int) -> None:
+        """Removes what there is of a save that failed, as a full disk needs the room at once; not
+        from a folder that another run has taken over."""
+        with contextlib.suppress(OSError, RunError):
+            self._lock.check()
+            folder.discard(self.directory, step)
 
     def _commit(self, step: int, held: tree.Listing, given: dict, metrics: dict) -> None:
         target = self.directory / str(step)
         try:
+            self._lock.check()
             meta.write(target, step, metrics, held, given)
             manifest.commit(target)
         except Exception as error:

@@ -262,11 +262,13 @@ def test_an_older_checkpoint_makes_way_only_where_there_is_room(tmp_path, monkey
     with Keeper(tmp_path, keep=3) as keeper:
         save_all(keeper, [10, 20])
     usage, free = folder.shutil.disk_usage, [10]
-    monkeypatch.setattr(folder.shutil, "disk_usage", lambda _: usage(tmp_path)._replace(free=free[0]))
+    monkeypatch.setattr(
+        folder.shutil, "disk_usage", lambda _: usage(tmp_path)._replace(free=free[0])
+    )
     with Keeper(tmp_path, keep=3) as keeper:
         keeper.restore(abstract(small(0)), step=10)
         large = {"step": jnp.int32(20), "params": {"w": jnp.zeros((64, 1024))}}
-        with pytest.raises(RunError, match="20 .*the disk is full: it takes .*step 20 still stands"):
+        with pytest.raises(RunError, match="is full: it takes .*step 20 still stands"):
             keeper.save(20, large, META)
         assert keeper.steps == (10, 20)
         free[0] = 2**18  # with what the old one held

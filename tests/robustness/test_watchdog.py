@@ -38,7 +38,8 @@ def test_what_stalls_is_told_of_with_its_step_and_stacks(tmp_path, monkeypatch, 
     makes up for are in tests/test_train.py, which has such a run."""
     monkeypatch.setattr(train, "FIRST_PATIENCE", 2.0)
     run = ["--config", QUICKSTART, "--workdir", str(tmp_path), "--config.steps=4",
-           "--config.model.depth=1", "--config.report.watchdog_s=0.2", "--config.evals={}"]  # fmt: skip
+           "--config.model.depth=1", "--config.report.watchdog_s=0.2",
+           "--config.evals={}"]  # fmt: skip
 
     def step_of(training, step, original=parallel.Training.at):
         function = original(training, step)

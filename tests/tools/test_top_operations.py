@@ -68,7 +68,9 @@ def test_a_trace_is_read_by_layer_kind_and_operation(traced, capsys):
 def test_a_trace_is_there_for_perfetto_too(traced):
     (file,) = traced.rglob("*.trace.json.gz")
     events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
-    assert {"dot", "all-reduce"} <= {event["name"].split(".")[0] for event in events if "dur" in event}
+    assert {"dot", "all-reduce"} <= {
+        event["name"].split(".")[0] for event in events if "dur" in event
+    }
     marked = {event["args"]["step_num"] for event in events if event.get("name") == "train"}
     assert marked == {"2", "3"}
 
