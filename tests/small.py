@@ -90,7 +90,7 @@ def initial_params(run):
     return jax.device_get(jax.jit(make_task(config.Run.from_json(run)).init)(jax.random.key(0)))
 
 
-def loss_and_gradients(run, sizes, count):
+def loss_and_gradients(run, sizes, count, compiler_options=None):
     """Loss, and gradients by path, computed on `count` devices, sharded as in training."""
     mesh = parallel.make_mesh(config.Mesh(**sizes), jax.devices()[:count])
     run = run.model_copy(update={"mesh": config.Mesh(**sizes)})
@@ -105,10 +105,11 @@ def loss_and_gradients(run, sizes, count):
 
     with jax.set_mesh(mesh):
         replicated = parallel.replicated(mesh)
-        compiled = jax.jit(compute, out_shardings=(replicated, replicated, shardings))
-        loss, _, grads = compiled(params, random_batch(run, mesh, 0))
+        function = jax.jit(compute, out_shardings=(replicated, replicated, shardings))
+        batch = random_batch(run, mesh, 0)
+        compiled = function.lower(params, batch).compile(compiler_options)
+        loss, _, grads = compiled(params, batch)
     return float(loss), {
         parallel.path_name(path): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(grads)
-        if not parallel.path_name(path).endswith("key/bias")  # nothing but rounding
     }

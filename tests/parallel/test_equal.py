@@ -39,8 +39,14 @@ def test_losses_and_gradients_are_those_of_one_device(sizes, one_device, monkeyp
     loss, grads = loss_and_gradients(make_run(model=MODEL), sizes, 8)
     assert loss == pytest.approx(one_device[0], rel=1e-5)
     assert grads.keys() == one_device[1].keys()
+    scales = {name: np.abs(grad).max() for name, grad in one_device[1].items()}
     for name, grad in grads.items():
-        scale = np.abs(one_device[1][name]).max()
+        scale = scales[name]
+        if name.endswith("key/bias"):
+            # It moves all scores of a query alike, which softmax does not see: nothing but the
+            # rounding of the sum over what the kernel beside it has terms of the same size in.
+            scale = scales[name.removesuffix("bias") + "kernel"]
+            assert np.abs(grad).max() < 1e-5 * scale, name
         assert np.abs(grad - one_device[1][name]).max() < 1e-5 * scale, name
 
 
