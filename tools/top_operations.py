@@ -32,9 +32,9 @@ MOVES = {"copy", "copy-start", "copy-done", "transpose", "bitcast", "slice", "dy
          "broadcast", "constant", "tuple", "get-tuple-element"}  # fmt: skip
 _MODEL = re.compile(r"\bjvp\([A-Z]\w*\)")  # its class, not a part of it
 _WRAPPER = re.compile(r"\b(?:jit|jvp|transpose|vmap|remat|checkpoint|pmap|shard_map)\(")
-_NO_LAYER = {"while", "body", "cond", "closed_call", "checkpoint", "rematted_computation",
-             "branch_0_fun", "branch_1_fun", "custom_vjp_call", "custom_jvp_call", "shard_map",
-             "pjit", ""}  # fmt: skip
+_NO_LAYER = {"while", "body", "cond", "closed_call", "eval_jaxpr", "checkpoint",
+             "rematted_computation", "branch_0_fun", "branch_1_fun", "custom_vjp_call",
+             "custom_jvp_call", "shard_map", "pjit", ""}  # fmt: skip
 
 
 class Operation(NamedTuple):
