@@ -12,21 +12,16 @@ first, whose word on it holds for all. No process is ahead of the others by more
 import contextlib
 import difflib
 import errno
-import json
 import logging
-import math
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
 
 from big_vit_lite import storage
-from big_vit_lite.checkpoint import arrays, folder, lease, manifest, meta, reading, tree
+from big_vit_lite.checkpoint import arrays, best, folder, lease, manifest, meta, reading, tree
 from big_vit_lite.config import InputError, RunError
 from big_vit_lite.parallel import by_first, gather, is_first
 from big_vit_lite.storage import Place
-
-LATE = ".metrics.json"
-"""Beside the checkpoints: {step: metrics that were found after it was saved}."""
 
 log = logging.getLogger(__name__)
 
@@ -119,15 +114,7 @@ class Keeper:
         return self._best(self.steps)
 
     def _best(self, steps: Iterable[int]) -> int | None:
-        late = self._late()
-        values = {
-            step: (
-                dict(reading.metrics_of(self.directory / str(step))) | late.get(str(step), {})
-            ).get(self._keep_best)
-            for step in steps
-        }
-        known = {step: value for step, value in values.items() if value is not None}
-        return max(known, key=lambda step: (self._sign * known[step], -step), default=None)
+        return best.choose(self.directory, steps, self._keep_best, self._sign)
 
     def save(
         self,
@@ -182,18 +169,8 @@ class Keeper:
     def judge(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds metrics found after `step` was saved to what `keep_best` looks at: those of
         evaluations that a signal kept from running."""
-        if not is_first():
-            return
-        known = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
-        standing = set(map(str, self.steps))
-        late = {k: v for k, v in self._late().items() if k in standing} | {str(step): known}
-        storage.replace(self.directory / LATE, json.dumps(late, indent=1).encode())
-
-    def _late(self) -> dict[str, dict[str, float | None]]:
-        try:
-            return dict(json.loads((self.directory / LATE).read_bytes()))
-        except (OSError, ValueError, TypeError):
-            return {}
+        if is_first():
+            best.add(self.directory, step, metrics, self.steps)
 
     def poll(self) -> None:
         """Raises RunError if the save under way has failed: now, not at the next one."""
@@ -322,6 +299,7 @@ class Keeper:
             if step in steps:
                 manifest.revoke(target)
             folder.discard(self.directory, step)
+            best.forget(self.directory, step)
         except Exception as error:
             raise self._failed(step, error) from error
 

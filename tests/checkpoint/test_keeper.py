@@ -220,6 +220,17 @@ def test_going_on_from_an_older_step_replaces_what_came_after(tmp_path, monkeypa
     np.testing.assert_array_equal(read["params"]["w"], np.ones((4, 4)))
 
 
+def test_what_was_found_later_is_of_that_checkpoint_and_no_other(tmp_path):
+    with Keeper(tmp_path, keep=9, keep_best="val/top1") as keeper:
+        save_all(keeper, [10, 20], [0.5, 0.4])
+        keeper.judge(20, {"val/top1": 0.9, "val/loss": float("inf")})
+        assert keeper.best == 20
+    with Keeper(tmp_path, keep=9, keep_best="val/top1") as keeper:
+        keeper.restore(abstract(small(0)), step=10)
+        save_all(keeper, [20], [0.3])
+        assert keeper.best == 10
+
+
 class Killed(BaseException):
     """Stands for `kill -9` at the call that raises it."""
 
