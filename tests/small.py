@@ -77,6 +77,14 @@ def train(run, mesh, steps, first=None):
     return losses, state, training
 
 
+def drawn_state(training, params):
+    """What `training.init` gives, of these parameters; its program takes seconds to compile."""
+    abstract = {k: x for k, x in training.abstract.items() if k != parallel.TEACHER}
+    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
+    state |= {name: params for name in ("params", "ema") if name in state}
+    return jax.device_put(state, jax.tree.map(lambda x: x.sharding, abstract))
+
+
 def first_state(run):
     """The run's own state before any step, as arrays of the host."""
     task = make_task(run)
