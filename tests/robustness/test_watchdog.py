@@ -34,7 +34,7 @@ def told(said):
 
 
 def test_what_stalls_is_told_of_with_its_step_and_stacks(tmp_path, monkeypatch, capfd):
-    """Two batches, two steps, and the writing of the last checkpoint. Evaluations that a resumed run
+    """Two batches, two steps and the last checkpoint. Evaluations that a resumed run
     makes up for are in tests/test_train.py, which has such a run."""
     monkeypatch.setattr(train, "FIRST_PATIENCE", 2.0)
     run = ["--config", QUICKSTART, "--workdir", str(tmp_path), "--config.steps=4",
