@@ -100,7 +100,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{key} {value:.6g}")
         if line.workdir is not None:
             line.workdir.mkdir(parents=True, exist_ok=True)
-            (line.workdir / "evaluation.json").write_text(json.dumps(metrics, indent=1) + "\n")
+            text = json.dumps(metrics, indent=1) + "\n"
+            storage.replace(line.workdir / "evaluation.json", text.encode())
         return 0
 
     return parallel.ending(command)

@@ -98,14 +98,46 @@ class ObjectPath:
     def write_text(self, text: str) -> None:
         self.write_bytes(text.encode())
 
-    def create(self, data: bytes) -> bool:
-        """Writes the object unless it is there; of several writers one succeeds."""
+    def generation(self) -> int:
+        """The store's number of what the object now holds; 0 where it is not there."""
         try:
             with self._reached():
-                self._system.pipe_file(self._inner, data, mode="create")
-        except FileExistsError:
-            return False
-        return True
+                return int(self._system.info(self._inner)["generation"])
+        except FileNotFoundError:
+            return 0
+
+    def write_if(self, data: bytes, generation: int) -> int | None:
+        """Writes the object if it still is of this generation (0: not there).
+
+        The store decides, for one of several writers. One whose request was answered, but whose
+        answer was lost, is told that it was not the first.
+
+        Returns:
+            The new generation, None where another writer was first.
+        """
+        bucket, _, name = self._inner.partition("/")
+        with contextlib.suppress(FileExistsError), self._reached():
+            written = self._system.call(
+                "POST",
+                self._system.base.replace("/storage/v1/", "/upload/storage/v1/") + "b/{}/o",
+                bucket,
+                uploadType="media",
+                name=name,
+                ifGenerationMatch=generation,
+                headers={"Content-Type": "application/octet-stream"},
+                data=data,
+                json_out=True,
+            )
+            return int(written["generation"])
+        return None
+
+    def unlink_if(self, generation: int) -> bool:
+        """Removes the object if it still is of this generation; whether it was."""
+        bucket, _, name = self._inner.partition("/")
+        with contextlib.suppress(FileExistsError, FileNotFoundError), self._reached():
+            self._system.call("DELETE", "b/{}/o/{}", bucket, name, ifGenerationMatch=generation)
+            return True
+        return False
 
     @contextlib.contextmanager
     def open(self, mode: str = "r") -> Iterator[IO]:

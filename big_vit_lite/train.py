@@ -39,6 +39,10 @@ from big_vit_lite import (
     storage,
 )
 
+FIRST_PATIENCE, EVALUATION_PATIENCE = 10.0, 10.0
+"""What report.watchdog_s is multiplied by for the state, batch and step that a process begins with
+(files are opened, devices meet for the first time) and for evaluations (many steps each)."""
+
 
 def train(
     run: config.Run, workdir: str | storage.Place, stop: StopRequest | None = None
@@ -61,6 +65,7 @@ def train(
         run, assembly.abstract_params(parts), parts.steps, parts.batches.examples
     )
     with (
+        open_watchdog(parts) as watchdog,
         StopRequest() if stop is None else contextlib.nullcontext(stop) as stop,
         open_keeper(parts, workdir) as keeper,
         open_log(parts, workdir) as log,
@@ -77,7 +82,7 @@ def train(
         elif "features" in parts.batches.spec:
             agreement.check_features(run, None)
         if parallel.is_first():
-            (workdir / "config.json").write_text(run.to_json())
+            storage.replace(workdir / "config.json", run.to_json().encode())
         log.say(f"{workdir}: {parts.steps:,} steps on {describe.mesh(parts.mesh)}; compiling")
         log.say(describe.data(parts))
         if run.mesh.stage > 1:
@@ -94,11 +99,17 @@ def train(
         speed = {"speed/compile_s": time.monotonic() - began}
         log.say(f"compiled in {speed['speed/compile_s']:.1f} s")
         log.say(describe.parameters(parts, training))
+        watchdog.expect("the state to start from", FIRST_PATIENCE)
         state, meta = first_state(parts, keeper, training, last, log, workdir)
         log.resume(int(state["step"]))
-        with report.Goodput(began_at, meta.get("goodput")) as goodput:
+        with (
+            report.Goodput(began_at, meta.get("goodput")) as goodput,
+            watchdog.at_end("the last save and the logs to be finished"),
+        ):
             stop.begin()
-            results, stopped = loop(parts, state, training, keeper, log, stop, meta, goodput, speed)
+            results, stopped = loop(
+                parts, state, training, keeper, log, watchdog, stop, meta, goodput, speed
+            )
             log.say(goodput.describe())
         if parallel.is_first():
             report.curve(workdir)
@@ -106,7 +117,7 @@ def train(
 
 
 def loop(
-    parts, state, training, keeper, log, stop, meta, goodput, speed
+    parts, state, training, keeper, log, watchdog, stop, meta, goodput, speed
 ) -> tuple[dict[str, float], bool]:
     """Steps from the state's own to the last; returns as `train` does.
 
@@ -118,7 +129,7 @@ def loop(
     results = dict(meta.get("results", {}))
     watch = report.LossWatch(parts.batches, run.optim.skip_nonfinite, log.say, meta.get("left_out"))
     pace, flops = open_pace(parts), assembly.step_flops(parts)
-    profile = report.Profile(run.report.profile, log.workdir / "profile", training.compiled)
+    profile = open_profile(parts, log.workdir, training)
     skips = data.Skips(run.data.skip_limit, log.say, meta.get("bad_examples"))
     votes = parallel.Votes(parts.mesh)
 
@@ -134,20 +145,20 @@ def loop(
 
     # A signal does not wait for evaluations: those it skipped are made up for here.
     with pace.pause():
+        watchdog.expect(f"the evaluations of step {first}", EVALUATION_PATIENCE)
         late = evaluate(first, [e for e in parts.evaluations if e.name in meta.get("skipped", ())])
         if late:
             keeper.judge(first, late)
-    stopping = False
-    with open_watchdog(parts) as watchdog, profile, parts.batches.iterate(first, steps) as batches:
+    stopping, patience = False, FIRST_PATIENCE
+    watchdog.expect("the data to be opened", patience)
+    with profile, parts.batches.iterate(first, steps) as batches:
         for step in range(first + 1, steps + 1):
             keeper.poll()
             with pace.pause():
                 profile.before(step, state)
-            if step > first + 1:
-                watchdog.expect(f"the batch of step {step}")
+            watchdog.expect(f"the batch of step {step}", patience)
             batch = next(batches)
-            if step > first + 1:
-                watchdog.expect(f"step {step}")
+            watchdog.expect(f"step {step}", patience)
             dispatched = time.perf_counter()
             with profile.step(step):
                 state, metrics = training.at(step)(state, batch)
@@ -157,11 +168,13 @@ def loop(
             if step == first + 1:
                 jax.block_until_ready(metrics)
                 log.say(f"step {step} done")
+                patience = 1.0
             # Asked once a step: a signal that comes later is for the next one.
             stopping = votes.stop and step < steps
-            due = [e for e in parts.evaluations if e.due(step, steps)]
+            planned = step == steps or bool(save_every and step % save_every == 0)
+            due = evaluations_due(parts, step, planned)
             skipped = [e.name for e in due] if stopping else []
-            save = stopping or step == steps or (save_every and step % save_every == 0)
+            save = stopping or planned
             for said_at, skipped_then in known + (votes.flush() if save else []):
                 skips.add([data.Skipped(*example) for example in skipped_then], said_at)
             # Nothing is evaluated or saved before all updates so far have been seen to be finite.
@@ -173,7 +186,7 @@ def loop(
                     speed = {}
             with pace.pause():
                 if due:
-                    watchdog.expect(f"the evaluations of step {step}", patience=10)
+                    watchdog.expect(f"the evaluations of step {step}", EVALUATION_PATIENCE)
                 found = {} if skipped else evaluate(step, due)
                 if save:
                     watchdog.expect(f"the save of step {step}")
@@ -204,7 +217,7 @@ def first_state(parts, keeper, training, last: int | None, log, workdir) -> tupl
         start = assembly.init_params(parts, state["params"])
         log.say(f"{start.told}; each by name in {workdir / 'init.txt'}")
         if parallel.is_first():
-            (workdir / "init.txt").write_text(start.by_leaf)
+            storage.replace(workdir / "init.txt", start.by_leaf.encode())
         state["params"] = start.params
         if "features" in parts.batches.spec:
             agreement.check_features(parts.run, assembly.image_leaves(parts, start.params))
@@ -218,6 +231,13 @@ def period(parts, duration) -> int | None:
     if duration is None:
         return None
     return max(1, config.steps_of(duration, parts.run, parts.batches.examples, parts.steps))
+
+
+def evaluations_due(parts, step: int, saved: bool) -> list[evals.Scheduled]:
+    """What is measured after a step: a checkpoint is never without what keep_best judges it by."""
+    best = parts.run.checkpoint.keep_best
+    judge = best.partition("/")[0] if best and saved else None
+    return [e for e in parts.evaluations if e.name == judge or e.due(step, parts.steps)]
 
 
 def open_keeper(parts, workdir: storage.Place):
@@ -242,6 +262,14 @@ def open_watchdog(parts):
     """What tells of a run that stands still, in every process of it."""
     name = f" of process {jax.process_index()}" if parallel.several() else ""
     return report.Watchdog(parts.run.report.watchdog_s, name)
+
+
+def open_profile(parts, workdir: storage.Place, training):
+    """What traces steps; processes that share a host would write to the same files of a folder."""
+    folder = workdir / "profile"
+    if parallel.several():
+        folder = folder / f"process_{jax.process_index()}"
+    return report.Profile(parts.run.report.profile, folder, training.at)
 
 
 def open_pace(parts):

@@ -1,6 +1,7 @@
 """Every test sees 8 CPU devices, so that meshes and shardings are exercised wherever it runs."""
 
 import atexit
+import gc
 import importlib.metadata
 import os
 import shutil
@@ -27,6 +28,9 @@ from big_vit_lite import report  # noqa: E402
 from big_vit_lite.report import figures  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
+# What is traced stays in JAX's caches: collections that look at all of it again and again are a
+# tenth of a worker's time.
+gc.set_threshold(100_000, 20, 20)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -129,8 +129,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return self._write(name, data, wanted)
 
     def do_DELETE(self):
-        path, _ = self._asked()
-        status = self._delete(path)
+        path, query = self._asked()
+        status = self._delete(path, query.get("ifGenerationMatch"))
         self._answer(status, b"" if status == 204 else {"error": {"message": "No such object"}})
 
     def _batch(self, body: bytes) -> None:
@@ -144,11 +144,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         text = "".join(answers) + "--x--\r\n"
         self._answer(200, text.encode(), {"Content-Type": "multipart/mixed; boundary=x"})
 
-    def _delete(self, path: str) -> int:
+    def _delete(self, path: str, wanted: str | None = None) -> int:
         name = self._object(path)
         if status := self.store.refuse("DELETE", name):
             return status
         with self.store.lock:
+            if wanted is not None and int(wanted) != self.store.objects.get(name, (0,))[0]:
+                return 412 if name in self.store.objects else 404
             return 204 if self.store.objects.pop(name, None) else 404
 
     def _write(self, name: str, data: bytes, wanted: str | None) -> None:

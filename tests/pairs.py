@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import small
+from small import named
 
 from big_vit_lite import config, parallel, tasks
 from big_vit_lite.parallel import training as steps
@@ -91,20 +92,3 @@ def loss_and_gradients(run, sizes, count, accumulate=1, task=None, params=None):
         compiled = jax.jit(compute, out_shardings=(replicated, replicated, shardings))
         loss, metrics, grads = compiled(params, random_batch(run, mesh))
     return float(loss), metrics, named(grads)
-
-
-def named(tree):
-    return {
-        parallel.path_name(path): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        if not parallel.path_name(path).endswith("key/bias")  # nothing but rounding
-    }
-
-
-def distance(found, wanted):
-    """Largest difference of any leaf, relative to the leaf's largest value, and its name."""
-    assert found.keys() == wanted.keys()
-    return max(
-        (np.abs(found[name] - wanted[name]).max() / (np.abs(wanted[name]).max() or 1.0), name)
-        for name in wanted
-    )

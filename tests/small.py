@@ -77,6 +77,14 @@ def train(run, mesh, steps, first=None):
     return losses, state, training
 
 
+def drawn_state(training, params):
+    """What `training.init` gives, of these parameters; its program takes seconds to compile."""
+    abstract = {k: x for k, x in training.abstract.items() if k != parallel.TEACHER}
+    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
+    state |= {name: params for name in ("params", "ema") if name in state}
+    return jax.device_put(state, jax.tree.map(lambda x: x.sharding, abstract))
+
+
 def first_state(run):
     """The run's own state before any step, as arrays of the host."""
     task = make_task(run)
@@ -90,7 +98,7 @@ def initial_params(run):
     return jax.device_get(jax.jit(make_task(config.Run.from_json(run)).init)(jax.random.key(0)))
 
 
-def loss_and_gradients(run, sizes, count):
+def loss_and_gradients(run, sizes, count, compiler_options=None):
     """Loss, and gradients by path, computed on `count` devices, sharded as in training."""
     mesh = parallel.make_mesh(config.Mesh(**sizes), jax.devices()[:count])
     run = run.model_copy(update={"mesh": config.Mesh(**sizes)})
@@ -105,10 +113,35 @@ def loss_and_gradients(run, sizes, count):
 
     with jax.set_mesh(mesh):
         replicated = parallel.replicated(mesh)
-        compiled = jax.jit(compute, out_shardings=(replicated, replicated, shardings))
-        loss, _, grads = compiled(params, random_batch(run, mesh, 0))
-    return float(loss), {
+        function = jax.jit(compute, out_shardings=(replicated, replicated, shardings))
+        batch = random_batch(run, mesh, 0)
+        compiled = function.lower(params, batch).compile(compiler_options)
+        loss, _, grads = compiled(params, batch)
+    return float(loss), named(grads)
+
+
+def named(tree):
+    """Its leaves, as arrays of the host, by path."""
+    return {
         parallel.path_name(path): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(grads)
-        if not parallel.path_name(path).endswith("key/bias")  # nothing but rounding
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+def scale(name, wanted):
+    """What the error of a leaf is relative to: its largest value.
+
+    A key bias moves all scores of a query alike, which softmax does not see: its gradient is zero
+    but for the rounding of a sum of terms as large as those of the kernel beside it.
+    """
+    if name.endswith("key/bias"):
+        name = name.removesuffix("bias") + "kernel"
+    return np.abs(wanted[name]).max() or 1.0
+
+
+def distance(found, wanted):
+    """Largest difference of any leaf, relative to its scale, and its name."""
+    assert found.keys() == wanted.keys()
+    return max(
+        (np.abs(found[name] - wanted[name]).max() / scale(name, wanted), name) for name in wanted
+    )

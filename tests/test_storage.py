@@ -49,8 +49,13 @@ def test_a_missing_library_is_named_with_its_command(monkeypatch):
 def test_objects_are_written_whole_and_created_once(store, monkeypatch):
     place = storage.place("gs://bucket/objects/a")
     assert not place.is_file() and not place.is_dir()
-    assert place.create(b"first") and not place.create(b"second")
+    first = place.write_if(b"first", 0)
+    assert place.generation() == first > 0 and place.write_if(b"second", 0) is None
     assert place.read_bytes() == b"first" and place.size() == 5
+    second = place.write_if(b"other", first)
+    assert place.write_if(b"third", first) is None and place.read_bytes() == b"other"
+    assert not place.unlink_if(first) and place.generation() == second != first
+    assert place.unlink_if(second) and not place.unlink_if(second) and place.generation() == 0
     storage.replace(place, b"\r\n\x00--\n\n")
     assert place.read_bytes() == store.objects["objects/a"][1] == b"\r\n\x00--\n\n"
     with pytest.raises(ZeroDivisionError), place.open("wb") as file:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from big_vit_lite import checkpoint, evaluate
+from big_vit_lite import checkpoint, evals, evaluate, train
 from big_vit_lite.checkpoint import arrays
 from big_vit_lite.report import Pace
 from big_vit_lite.train import main
@@ -138,10 +138,16 @@ def test_saved_scanned_and_resumed_unrolled(tmp_path):
     assert [row["step"] for row in rows(other)] == list(range(1, 8))
 
 
-def test_a_signal_skips_evaluations_which_the_resumed_run_makes_up_for(tmp_path, monkeypatch):
-    more = ("--config.steps=6", "--config.evals.val.every=2", "--config.report.every=1",
+def test_a_signal_skips_evaluations_which_the_resumed_run_makes_up_for(
+    tmp_path, monkeypatch, capfd
+):
+    """Of steps 2, 4 and 6, which are saved, and so judged, though none but the last is due."""
+    more = ("--config.steps=6", "--config.evals.val.every=5", "--config.report.every=1",
+            "--config.checkpoint.every=2", "--config.report.watchdog_s=0.2",
             "--config.checkpoint.keep=9", "--config.checkpoint.keep_best=val/top1")  # fmt: skip
     assert main(options(tmp_path / "whole", *more)) == 0
+    measured = [row["step"] for row in rows(tmp_path / "whole") if "val/top1" in row]
+    assert measured == [2, 4, 5, 6]
     taken = iter(range(1, 100))
 
     def signal_in_step_4(pace, waited, flops, original=Pace.step):
@@ -156,7 +162,22 @@ def test_a_signal_skips_evaluations_which_the_resumed_run_makes_up_for(tmp_path,
     assert "val/top1" in rows(tmp_path / "cut")[1] and "val/top1" not in rows(tmp_path / "cut")[3]
     # An evaluation of step 2 is no reason to call the checkpoint of step 4 the best.
     assert checkpoint.read_meta(tmp_path / "cut")["metrics"] == {}
-    assert main(options(tmp_path / "cut", *more)) == 0
+
+    pauses = iter((0.6,))
+
+    def slowly(*arguments, original=evals.measure):
+        time.sleep(next(pauses, 0))
+        return original(*arguments)
+
+    renamed, replace = [], os.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "EVALUATION_PATIENCE", 2.0)
+        patch.setattr(evals, "measure", slowly)
+        patch.setattr(os, "replace", lambda a, b: (renamed.append(Path(b).name), replace(a, b)))
+        assert main(options(tmp_path / "cut", *more)) == 0
+    assert "waiting for the evaluations of step 4. The stacks" in capfd.readouterr().err
+    # Files that are written anew stand whole at any moment.
+    assert {"config.json", ".owner", ".metrics.json"} <= set(renamed)
     assert results(tmp_path / "cut") == results(tmp_path / "whole")
     # What is made up for counts when the best is chosen, as if it had been there at the save.
     known = json.loads((tmp_path / "cut" / "checkpoints" / ".metrics.json").read_text())
@@ -280,7 +301,7 @@ def test_init_starts_from_another_runs_parameters(tmp_path):
     assert any(np.abs(a[n]).max() > 0.1 for n in a if "kernel" in n)
 
 
-def test_init_with_another_head_and_grid_takes_what_rules_say(tmp_path, capfd):
+def test_init_with_another_head_and_grid_takes_what_rules_say(tmp_path, monkeypatch, capfd):
     assert main(options(tmp_path / "a", "--config.steps=2")) == 0
     more = (f"--config.init={tmp_path / 'a'}", "--config.steps=1", "--config.optim.lr=1e-12",
             "--config.model.classes=13", "--config.model.patch=4",
@@ -290,7 +311,11 @@ def test_init_with_another_head_and_grid_takes_what_rules_say(tmp_path, capfd):
     text = capfd.readouterr().err
     assert "params/head" not in text and "head/kernel: is float32[32,10] there and" in text
     rules = '--config.init_rules=(("^head/", "skip"), ("^embedding/", "skip"))'
-    assert main(options(tmp_path / "b", *more, rules)) == 0
+    renamed, replace = [], os.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda a, b: (renamed.append(Path(b).name), replace(a, b)))
+        assert main(options(tmp_path / "b", *more, rules)) == 0
+    assert "init.txt" in renamed  # never half of it
     text = capfd.readouterr().err
     assert "pos_embedding resized from (1, 16, 32) to (1, 9, 32)" in text
     a, b = stored(tmp_path / "a"), stored(tmp_path / "b")

@@ -5,7 +5,8 @@
     python tools/plan.py --configs "configs/vit_b16.py configs/vit_s16.py" --topologies "v5e-16"
 
 Needs libtpu (pip install 'jax[tpu]') and no TPU. Rows are appended to --out as they are made; what
-is there already, made by the same versions, is not made again. A compilation takes 10 to 90 s.
+is there already, made by the same versions from the same config, is not made again. A compilation
+takes 10 to 90 s.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from big_vit_lite import config
+from big_vit_lite import config, storage
 
 OUT, TABLE = Path("results/plans.jsonl"), Path("docs/plans.md")
 
@@ -42,6 +43,7 @@ _VARIANT = "configs/vit_b16.py:variant="
 _CLIP = "configs/clip_b32.py:variant="
 _FULL = {"model.remat": "full", "text.remat": "full"}
 TARGET = {"data.batch_size": 1024, "optim.mu_dtype": "float32", "model.remat": "dots"}
+_SMALL = {"data.batch_size": 256, "mesh.data": 4}
 CASES = (
     Case("configs/quickstart.py", "v5e-1", why="one chip"),
     Case("configs/cifar10.py", "v5e-1", {"model.image_size": 32, "model.classes": 10}, "one chip"),
@@ -52,6 +54,8 @@ CASES = (
     Case("configs/vit_b16.py", "v5e-16", TARGET | _mesh(1, 16), "the memory target: 3.2 GiB"),
     Case("configs/vit_b16.py", "v4-32"),
     Case("configs/vit_b16.py", "2xv5e-16", why="two slices"),
+    Case("configs/vit_b16.py", "v5e-4", _SMALL, "gradients summed in bfloat16"),
+    Case("configs/vit_b16.py", "v5e-4", _SMALL | {"optim.grad_dtype": "float32"}),
     Case(f"{_VARIANT}L/16", "v5e-64", _mesh(4, 16)),
     Case(f"{_VARIANT}H/14", "v5e-64", _mesh(4, 16) | {"model.remat": "full"}),
     Case(f"{_VARIANT}H/14", "v4-128", _mesh(4, 16)),
@@ -86,12 +90,12 @@ def main(argv: list[str]) -> None:
     out, table = told.get("out", OUT), told.get("table", TABLE)
     rows = read(out)
     for case in chosen(told):
-        if any(is_row_of(case, row) for row in rows):
+        if any(is_row_of(case, row) and not changed(row) for row in rows):
             continue
         row = plan(case)
         rows = [r for r in rows if not is_row_of(case, r, any_version=True)] + [row]
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        storage.replace(out, "".join(json.dumps(row) + "\n" for row in rows).encode())
         print(line(row), flush=True)
     table.parent.mkdir(parents=True, exist_ok=True)
     table.write_text(document(in_order(rows)))
@@ -134,8 +138,37 @@ def plan(case: Case) -> dict[str, Any]:
         "overrides": case.overrides,
         "asked": case.topology,
         "versions": versions(),
+        "run": compiled_part(run),
         **found.to_dict(),
     }
+
+
+NOT_COMPILED = ("name", "seed", "steps", "epochs", "examples", "init", "init_rules", "init_layout",
+                "init_known", "evals", "checkpoint", "report")  # fmt: skip
+"""What a plan does not depend on: a run's length is but a number in its learning rates."""
+
+
+def compiled_part(run: config.Run) -> dict[str, Any]:
+    """What a plan is made from, as JSON has it: a row holds it, so that changes are seen."""
+    values = json.loads(run.to_json())
+    return {name: value for name, value in values.items() if name not in NOT_COMPILED}
+
+
+def changed(row: dict[str, Any]) -> str:
+    """How the config of a row differs from what the row was made from, for a sentence; "" if not.
+
+    Fields that are younger than the row are compared with the row's by their defaults.
+    """
+    if "run" not in row:
+        return "was made by a tool that did not write down from what"
+    try:
+        before = config.Run.from_json(json.dumps(row["run"]))
+        now = config.load(row["config"], row["overrides"])
+    except config.InputError as error:
+        return f"cannot be compared: {error}"
+    now = config.Run.from_json(json.dumps(compiled_part(now)))
+    found = config.differences(before, now)
+    return "; ".join(f"{key} was {a!r} and is {b!r}" for key, a, b in found)
 
 
 def versions() -> dict[str, str]:
@@ -179,8 +212,8 @@ def document(rows: list[dict[str, Any]]) -> str:
 
 What the training step of each shipped config takes, at its paper's batch size, on TPUs that were
 not there: made by `python tools/plan.py` ({made}, libtpu from the package index) on a CPU-only
-machine; every row with all its fields is in [results/plans.jsonl](../results/plans.jsonl). One
-row by hand:
+machine; every row with all its fields, and with the config that it was made from, is in
+[results/plans.jsonl](../results/plans.jsonl). One row by hand:
 
     python -m big_vit_lite.train --config configs/vit_b16.py --dry_run --topology v5e-16
 

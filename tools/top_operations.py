@@ -32,9 +32,9 @@ MOVES = {"copy", "copy-start", "copy-done", "transpose", "bitcast", "slice", "dy
          "broadcast", "constant", "tuple", "get-tuple-element"}  # fmt: skip
 _MODEL = re.compile(r"\bjvp\([A-Z]\w*\)")  # its class, not a part of it
 _WRAPPER = re.compile(r"\b(?:jit|jvp|transpose|vmap|remat|checkpoint|pmap|shard_map)\(")
-_NO_LAYER = {"while", "body", "cond", "closed_call", "checkpoint", "rematted_computation",
-             "branch_0_fun", "branch_1_fun", "custom_vjp_call", "custom_jvp_call", "shard_map",
-             "pjit", ""}  # fmt: skip
+_NO_LAYER = {"while", "body", "cond", "closed_call", "eval_jaxpr", "checkpoint",
+             "rematted_computation", "branch_0_fun", "branch_1_fun", "custom_vjp_call",
+             "custom_jvp_call", "shard_map", "pjit", ""}  # fmt: skip
 
 
 class Operation(NamedTuple):
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
         raise config.InputError(
             f"{file} holds no operation of a device; trace steps after the first, as --profile 2:5"
         )
-    print(describe(operations, steps, origins(told["trace"]), top, depth))
+    print(describe(operations, steps, origins(file), top, depth))
 
 
 def newest(folder: Path) -> Path:
@@ -145,10 +145,10 @@ def _alone(events: list[tuple[float, float, str, str, str, str]]) -> Iterator[Op
         yield Operation(name, max(nanoseconds, 0.0) / 1e9, *rest)
 
 
-def origins(folder: Path) -> tuple[str, dict[str, tuple[str, str]]]:
+def origins(trace: Path) -> tuple[str, dict[str, tuple[str, str]]]:
     """The name of the compiled step beside a trace, and (kind, scope) of each of its instructions;
     ("", {}) without one."""
-    beside = [above / PROGRAM for above in (folder, *folder.resolve().parents[:4])]
+    beside = [above / PROGRAM for above in trace.resolve().parents[:4]]
     file = next((file for file in beside if file.is_file()), None)
     if file is None:
         return "", {}

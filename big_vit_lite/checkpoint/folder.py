@@ -73,7 +73,7 @@ class Lock:
                 "there", directory,
             )  # fmt: skip
         note = lease.own_place() | {"token": self.token}
-        (directory / OWNER).write_text(json.dumps(note) + "\n")
+        storage.replace(directory / OWNER, json.dumps(note).encode() + b"\n")
 
     def check(self) -> None:
         """Nothing: nobody can take this lock away."""
@@ -91,14 +91,15 @@ def read_owner(directory: Place) -> dict:
     return note if isinstance(note, dict) else {}
 
 
-def check_room(directory: Place, needed: int) -> None:
-    """Raises OSError (disk full) unless so many bytes are free; quotas show only when writing.
+def check_room(directory: Place, needed: int, replaced: Place) -> None:
+    """Raises OSError (disk full) unless so many bytes are free, or will be once `replaced`, which
+    need not exist, is gone; quotas show only when writing.
 
     A store has room.
     """
     if storage.is_store(directory):
         return
-    free = shutil.disk_usage(directory).free
+    free = shutil.disk_usage(directory).free + sum(storage.files_below(replaced).values())
     if free < needed:
         raise OSError(
             errno.ENOSPC, f"it takes {_size(needed)} and {_size(free)} are free on that disk"

@@ -9,24 +9,20 @@ With several processes each writes the arrays on its devices; all else on the di
 first, whose word on it holds for all. No process is ahead of the others by more than one call.
 """
 
+import contextlib
 import difflib
 import errno
-import json
 import logging
-import math
 from collections.abc import Iterable, Mapping
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
 
 from big_vit_lite import storage
-from big_vit_lite.checkpoint import arrays, folder, lease, manifest, meta, reading, tree
+from big_vit_lite.checkpoint import arrays, best, folder, lease, manifest, meta, reading, tree
 from big_vit_lite.config import InputError, RunError
 from big_vit_lite.parallel import by_first, gather, is_first, is_shared, several
 from big_vit_lite.storage import Place
-
-LATE = ".metrics.json"
-"""Beside the checkpoints: {step: metrics that were found after it was saved}."""
 
 SHARED_SECONDS = 3  # how long a save under way has after a computation of all processes failed
 
@@ -125,15 +121,7 @@ class Keeper:
         return self._best(self.steps)
 
     def _best(self, steps: Iterable[int]) -> int | None:
-        late = self._late()
-        values = {
-            step: (
-                dict(reading.metrics_of(self.directory / str(step))) | late.get(str(step), {})
-            ).get(self._keep_best)
-            for step in steps
-        }
-        known = {step: value for step, value in values.items() if value is not None}
-        return max(known, key=lambda step: (self._sign * known[step], -step), default=None)
+        return best.choose(self.directory, steps, self._keep_best, self._sign)
 
     def save(
         self,
@@ -173,7 +161,7 @@ class Keeper:
             raise RunError(f"step {step} is not saved: NaN or inf in {bad[0]}{more}")
         given, measured = dict(meta), dict(metrics or {})
         needed = sum(leaf.nbytes for leaf in leaves.values())
-        by_first("keeper/clear", lambda: self._clear(step, needed))
+        by_first("keeper/clear", lambda: self._make_way(step, needed))
         target = self.directory / str(step)
         try:
             response = arrays.start_saving(target, leaves)
@@ -188,18 +176,8 @@ class Keeper:
     def judge(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds metrics found after `step` was saved to what `keep_best` looks at: those of
         evaluations that a signal kept from running."""
-        if not is_first():
-            return
-        known = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
-        standing = set(map(str, self.steps))
-        late = {k: v for k, v in self._late().items() if k in standing} | {str(step): known}
-        storage.replace(self.directory / LATE, json.dumps(late, indent=1).encode())
-
-    def _late(self) -> dict[str, dict[str, float | None]]:
-        try:
-            return dict(json.loads((self.directory / LATE).read_bytes()))
-        except (OSError, ValueError, TypeError):
-            return {}
+        if is_first():
+            best.add(self.directory, step, metrics, self.steps)
 
     def poll(self) -> None:
         """Raises RunError if the save under way has failed: now, not at the next one."""
@@ -281,17 +259,26 @@ class Keeper:
             by_first("keeper/commit", lambda: self._commit(step, held, given, metrics))
         except Exception:
             if is_first():
-                folder.discard(self.directory, step)  # a full disk needs the room at once
+                self._give_up(step)
             raise
+
+    def _give_up(self, step: int) -> None:
+        """Removes what there is of a save that failed, as a full disk needs the room at once; not
+        from a folder that another run has taken over."""
+        with contextlib.suppress(OSError, RunError):
+            self._lock.check()
+            folder.discard(self.directory, step)
 
     def _commit(self, step: int, held: tree.Listing, given: dict, metrics: dict) -> None:
         target = self.directory / str(step)
         try:
+            self._lock.check()
             meta.write(target, step, metrics, held, given)
             manifest.commit(target)
         except Exception as error:
             raise self._failed(step, error) from error
-        for old in set(self.steps) - self._kept(step):
+        # A future that is given up goes first: a run killed here must not go on from it.
+        for old in sorted(set(self.steps) - self._kept(step), reverse=True):
             folder.remove(self.directory / str(old))
 
     def _kept(self, newest: int) -> set[int]:
@@ -304,20 +291,27 @@ class Keeper:
             kept |= {self._best(steps)} - {None}
         return kept
 
-    def _clear(self, step: int, needed: int) -> None:
-        """Makes room for a step that a failed save, or a future left behind, has in its place."""
+    def _make_way(self, step: int, needed: int) -> None:
+        """Removes what stands in the place of a new checkpoint: the rest of a failed save, or one
+        of a future that this run, restored from before it, does not have.
+
+        Only while another checkpoint of this run stands, and once there is room: a run killed from
+        here on goes on from that one.
+        """
+        target = self.directory / str(step)
         try:
             self._lock.check()
             steps = self.steps
-            if steps and self._own.isdisjoint(steps):
+            if steps and self._own.isdisjoint(set(steps) - {step}):
                 raise RunError(
                     f"{self.directory} holds checkpoints of another run (step {steps[-1]}); "
                     "restore from it, remove it, or choose another --workdir"
                 )
+            folder.check_room(self.directory, needed, target)
             if step in steps:
-                manifest.revoke(self.directory / str(step))
+                manifest.revoke(target)
             folder.discard(self.directory, step)
-            folder.check_room(self.directory, needed)
+            best.forget(self.directory, step)
         except Exception as error:
             raise self._failed(step, error) from error
 

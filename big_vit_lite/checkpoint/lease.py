@@ -1,14 +1,15 @@
 """Keeping a second run out of a folder of an object store, which knows no locks.
 
-The holder's note is one object. It is created only if it is not there, which the store decides for
-one of several that try; the holder rewrites it every few seconds, and removes it at its end. A run
-that was killed leaves its note, which then stands still: whoever finds one watches whether it moves
-(no clocks are compared) and takes it over if it does not, at once where its process was on this
-machine and is gone.
+The holder's note is one object, which the holder rewrites every few seconds, and removes at its
+end. A run that was killed leaves its note, which then stands still: whoever finds one watches
+whether it moves (no clocks are compared) and takes it over if it does not, at once where its
+process was on this machine and is gone. Every change names the generation of the note that it
+changes, 0 for none, so that the store decides which of several runs is the first: two never hold
+the same folder, and nobody rewrites the note of another.
 
-That is less than a lock. A run cut off from the store for longer than PATIENCE_S can lose its
-folder to another; it sees so before its next save, writes no more, and ends. And of two runs that
-take over the same dead note in the same moment, one sees the other within SETTLE_S.
+That is less than a lock, as what is written below the folder is not part of the note. A run cut off
+from the store for longer than PATIENCE_S can lose its folder to another; it sees so before it
+begins to save, and again before that checkpoint counts, writes no more, and ends.
 """
 
 import datetime
@@ -25,7 +26,7 @@ from big_vit_lite.config import InputError, RunError
 from big_vit_lite.storage import ObjectPath
 
 log = logging.getLogger(__name__)
-BEAT_S, PATIENCE_S, SETTLE_S = 10.0, 45.0, 2.0
+BEAT_S, PATIENCE_S = 10.0, 45.0
 
 
 class Lease:
@@ -48,14 +49,14 @@ class Lease:
         self.token = secrets.token_hex(8)
         self._path = note
         self._said = own_place() | {"token": self.token, "beat": 0}
-        self._take()
+        self._generation = self._take()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep_up, name="lease", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
         """Raises RunError if another run has taken the folder over; OSError if nobody can tell."""
-        holder = self._read()
+        _, holder = self._read()
         if holder is not None and holder.get("token") != self.token:
             raise RunError(
                 f"{self._path.parent} was taken over by {describe(holder)}, as this run had not "
@@ -67,28 +68,27 @@ class Lease:
         self._ended.set()
         self._thread.join()
         try:
-            holder = self._read()
+            generation, holder = self._read()
             if holder is not None and holder.get("token") == self.token:
-                self._path.unlink(missing_ok=True)
+                self._path.unlink_if(generation)
         except OSError as error:
             log.warning("%s stays behind: %s", self._path, error)
 
-    def _take(self) -> None:
-        while not self._path.create(self._text()):
-            holder = self._read()
+    def _take(self) -> int:
+        """Writes the note where there is none, or that of a dead holder; its generation."""
+        generation = 0
+        while not (written := self._path.write_if(self._text(), generation)):
+            generation, holder = self._read()
             if holder is None:  # removed a moment ago
                 continue
+            if holder.get("token") == self.token:  # written, and the answer was lost
+                return generation
             if not died_here(holder):
-                self._watch(holder)
-            self._path.write_bytes(self._text())
-            time.sleep(SETTLE_S)
-            now = self._read() or {}
-            if now.get("token") != self.token:
-                raise self._in_use(now)
-            return
+                generation = self._watch(generation, holder)
+        return written
 
-    def _watch(self, holder: dict[str, Any]) -> None:
-        """Returns when a note has stood still for long enough."""
+    def _watch(self, generation: int, holder: dict[str, Any]) -> int:
+        """Returns the generation of a note that has stood still for long enough, 0 if it went."""
         log.warning(
             "%s is or was in use by %s; seeing for %.0f s whether it still is",
             self._path.parent, describe(holder), PATIENCE_S,
@@ -96,11 +96,12 @@ class Lease:
         end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
             time.sleep(BEAT_S / 4)
-            now = self._read()
-            if now is None:  # it has ended, and given the folder back
-                return
-            if now != holder:
-                raise self._in_use(now)
+            now = self._path.generation()
+            if now == 0:  # it has ended, and given the folder back
+                return 0
+            if now != generation:
+                raise self._in_use(self._read()[1] or holder)
+        return generation
 
     def _in_use(self, holder: dict[str, Any]) -> InputError:
         return InputError(
@@ -111,26 +112,38 @@ class Lease:
     def _keep_up(self) -> None:
         while not self._ended.wait(BEAT_S):
             try:
-                self.check()
-                self._said["beat"] += 1
-                self._path.write_bytes(self._text())
-            except RunError:
-                return  # `check` tells the loop before its next save
+                if not self._beat():
+                    return  # `check` tells the loop before its next save
             except OSError as error:
                 log.warning("%s was not reached, will try again: %s", self._path, error)
+
+    def _beat(self) -> bool:
+        """Rewrites the note, if it still is this run's; whether it is."""
+        self._said["beat"] += 1
+        written = self._path.write_if(self._text(), self._generation)
+        if written is None:
+            written, holder = self._read()
+            if holder is not None and holder.get("token") != self.token:
+                return False
+        self._generation = written
+        return True
 
     def _text(self) -> bytes:
         return json.dumps(self._said).encode() + b"\n"
 
-    def _read(self) -> dict[str, Any] | None:
-        """The note, None if it is not there; a damaged one is nobody's."""
+    def _read(self) -> tuple[int, dict[str, Any] | None]:
+        """The note's generation and content: (0, None) if it is not there; a damaged one is
+        nobody's. A note that changes meanwhile has the older generation, which changes nothing."""
+        generation = self._path.generation()
+        if generation == 0:
+            return 0, None
         try:
             said = json.loads(self._path.read_bytes())
         except FileNotFoundError:
-            return None
+            return 0, None
         except ValueError:
-            return {}
-        return said if isinstance(said, dict) else {}
+            said = {}
+        return generation, said if isinstance(said, dict) else {}
 
 
 def own_place() -> dict[str, Any]:

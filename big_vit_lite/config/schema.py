@@ -222,7 +222,9 @@ class Checkpoint(Section):
     keep_every: Every | None = None
     """Checkpoints at multiples of this stay for good; none: none of them."""
     keep_best: Metric | None = None
-    """Metric by which the best checkpoint stays too, such as "val/top1"; none: by none."""
+    """Metric by which the best checkpoint stays too, such as "val/top1"; its evaluation runs before
+    every save that is planned, whatever its own `every`, so that each can be judged. none: by
+    none."""
     best_mode: Literal["max", "min"] = "max"
     """Whether the best is the highest (accuracy) or the lowest (loss)."""
 
@@ -241,8 +243,8 @@ class Report(Section):
     after the first few, which compile. none: no trace."""
     watchdog_s: float | None = Field(300.0, gt=0)
     """Seconds after which a batch, a step or a save that does not come is told of, with the stacks
-    of all threads; an evaluation has ten times as long. The first step, which compiles, takes as
-    long as it takes. none: nothing is told."""
+    of all threads. Evaluations have ten times as long, and so have the state, the batch and the
+    step that a process begins with; compiling takes as long as it takes. none: nothing is told."""
 
 
 class Run(Section):

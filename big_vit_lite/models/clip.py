@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from big_vit_lite.models.layers.param import param
+
 
 class Embeddings(NamedTuple):
     """What a contrastive loss compares; logits are scale * image @ text.T + bias.
@@ -48,9 +50,9 @@ class Clip(nn.Module):
 
     def setup(self):
         constant = nn.initializers.constant
-        self.t = self.param("t", constant(np.log(self.logit_scale)), (1,))
+        self.t = param(self, "t", constant(np.log(self.logit_scale)), (1,))
         if self.logit_bias is not None:
-            self.b = self.param("b", constant(self.logit_bias), (1,))
+            self.b = param(self, "b", constant(self.logit_bias), (1,))
 
     @property
     def scan(self) -> bool:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from big_vit_lite.models.clip import Clip, normalized
 from big_vit_lite.models.layers.blocks import Block, BlockSpec, Mlp, Tokens, rematerialised
+from big_vit_lite.models.layers.param import param
 from big_vit_lite.parallel import constrain
 
 
@@ -26,7 +27,7 @@ class QueryPooling(nn.Module):
         self, encoded: Float[Array, "b t d"]
     ) -> tuple[Float[Array, "b e"], Float[Array, "b q-1 e"]]:
         init = nn.initializers.normal
-        queries = self.param("queries", init(1.0), (1, self.queries, self.width))
+        queries = param(self, "queries", init(1.0), (1, self.queries, self.width))
         queries = self.spec.norm("LayerNorm_0")(queries)
         queries = jnp.broadcast_to(queries, (encoded.shape[0], *queries.shape[1:]))
         x, _ = self.spec.attend("MultiHeadDotProductAttention_0")(queries, encoded)

@@ -16,6 +16,7 @@ from big_vit_lite.models.clip import normalized
 from big_vit_lite.models.layers.blocks import BlockSpec, Encoder
 from big_vit_lite.models.layers.inits import kernel_init
 from big_vit_lite.models.layers.linear import Linear
+from big_vit_lite.models.layers.param import param
 from big_vit_lite.models.layers.patches import patch_grid
 from big_vit_lite.models.layers.positions import SINUSOIDS, resample
 from big_vit_lite.models.vit import ViT
@@ -88,7 +89,7 @@ class PixelDecoder(nn.Module):
         batch, n = restore.shape
         x = self._linear("embed", encoded.shape[-1], self.width)(encoded)
         init = nn.initializers.normal(0.02)
-        token = self.param("mask_token", init, (1, 1, self.width)).astype(x.dtype)
+        token = param(self, "mask_token", init, (1, 1, self.width)).astype(x.dtype)
         tokens = jnp.broadcast_to(token, (batch, n + 1 - x.shape[1], self.width))
         tokens = jnp.concatenate([x[:, 1:], tokens], axis=1)
         tokens = jnp.take_along_axis(tokens, restore[:, :, None], axis=1)
@@ -117,7 +118,7 @@ class PixelDecoder(nn.Module):
         n = self.grid[0] * self.grid[1]
         if self.positions == "learned":
             init = nn.initializers.normal(0.02)
-            table = self.param("pos_embedding", init, (1, 1 + n, self.width))[0]
+            table = param(self, "pos_embedding", init, (1, 1 + n, self.width))[0]
             first, table = table[:1], table[1:]
         else:
             table = jnp.asarray(SINUSOIDS[self.positions](self.grid, self.width))

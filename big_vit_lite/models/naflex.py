@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from big_vit_lite.config import InputError
 from big_vit_lite.models.layers.linear import add_bias
 from big_vit_lite.models.layers.noise import dropout
+from big_vit_lite.models.layers.param import param
 from big_vit_lite.models.layers.patches import FlatPatchEmbedding
 from big_vit_lite.models.layers.positions import resampled_rows
 from big_vit_lite.models.vit import ViT
@@ -99,7 +100,7 @@ class NaFlexViT(ViT):
         with jax.named_scope("positions"):
             n = self.position_grid[0] * self.position_grid[1]
             init = nn.initializers.normal(self.position_std)
-            table = self.param("pos_embedding", init, (1, n, self.width))[0]
+            table = param(self, "pos_embedding", init, (1, n, self.width))[0]
             rows = resampled_rows(
                 table, self.position_grid, images.grid(), images.positions, self.position_resample
             )

@@ -16,6 +16,7 @@ from big_vit_lite.config import InputError
 from big_vit_lite.models.layers.attention import Attention
 from big_vit_lite.models.layers.blocks import rematerialised
 from big_vit_lite.models.layers.inits import torch_uniform
+from big_vit_lite.models.layers.param import param
 from big_vit_lite.models.layers.positions import resample
 from big_vit_lite.parallel import constrain
 
@@ -41,10 +42,10 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Maps) -> Maps:
         shape, ones, zeros = x.shape[-1:], nn.initializers.ones, nn.initializers.zeros
-        scale = self.param("scale", zeros if self.zero else ones, shape)
-        bias = self.param("bias", zeros, shape)
-        mean = jax.lax.stop_gradient(self.param("mean", zeros, shape))
-        var = jax.lax.stop_gradient(self.param("var", ones, shape))
+        scale = param(self, "scale", zeros if self.zero else ones, shape)
+        bias = param(self, "bias", zeros, shape)
+        mean = jax.lax.stop_gradient(param(self, "mean", zeros, shape))
+        var = jax.lax.stop_gradient(param(self, "var", ones, shape))
         x = x.astype(jnp.float32)
         if self.of_batch:
             stored = {"mean": mean, "var": var}
@@ -81,7 +82,7 @@ class Convolution(nn.Module):
     @nn.compact
     def __call__(self, x: Maps) -> Maps:
         shape = (self.side, self.side, x.shape[-1], self.features)
-        kernel = self.param("kernel", torch_uniform(), shape).astype(self.dtype)
+        kernel = param(self, "kernel", torch_uniform(), shape).astype(self.dtype)
         around = ((self.side // 2,) * 2,) * 2
         return jax.lax.conv_general_dilated(
             x.astype(self.dtype),
@@ -218,7 +219,7 @@ class ResNet(nn.Module):
         batch, *grid, width = x.shape
         stored = resnet_grid(self.image_shape[:2])
         init = nn.initializers.normal(width**-0.5)
-        table = self.param("pos_embedding", init, (1, 1 + stored[0] * stored[1], width))[0]
+        table = param(self, "pos_embedding", init, (1, 1 + stored[0] * stored[1], width))[0]
         rows = resample(table[1:], stored, tuple(grid), "cubic", 0.0)
         x = x.reshape(batch, -1, width)
         x = jnp.concatenate([x.mean(axis=1, keepdims=True, dtype=jnp.float32), x], axis=1)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from big_vit_lite.config import InputError
 from big_vit_lite.models.layers.blocks import BlockSpec, Encoder
 from big_vit_lite.models.layers.noise import dropout
+from big_vit_lite.models.layers.param import param
 from big_vit_lite.models.layers.pooling import AttentionPooling
 from big_vit_lite.parallel import constrain
 
@@ -133,12 +134,12 @@ class TextTransformer(nn.Module):
         )
         x = table(tokens)
         if self.pool == "cls":
-            cls = self.param("cls", init.normal(self.position_std), (1, 1, self.width))
+            cls = param(self, "cls", init.normal(self.position_std), (1, 1, self.width))
             cls = jnp.broadcast_to(cls.astype(dtype), (x.shape[0], 1, self.width))
             x = jnp.concatenate([x, cls], axis=1)
         rows = self.length + (self.pool == "cls")
-        positions = self.param(
-            "pos_embedding", init.normal(self.position_std), (1, rows, self.width)
+        positions = param(
+            self, "pos_embedding", init.normal(self.position_std), (1, rows, self.width)
         )
         return constrain(x + positions[:, : x.shape[1]].astype(dtype))
 

@@ -13,6 +13,7 @@ from big_vit_lite.config import InputError
 from big_vit_lite.models.layers.blocks import BlockSpec, Encoder
 from big_vit_lite.models.layers.linear import add_bias
 from big_vit_lite.models.layers.noise import dropout, patch_dropout
+from big_vit_lite.models.layers.param import param
 from big_vit_lite.models.layers.patches import PatchEmbedding, patch_grid
 from big_vit_lite.models.layers.pooling import pool_tokens
 from big_vit_lite.models.layers.positions import SINUSOIDS, resample
@@ -231,15 +232,15 @@ class ViT(nn.Module):
             # CLIP's image tower, PyTorch's values otherwise, starts from noise here.
             as_clip = self.block.init == "torch"
             init = nn.initializers.normal(self.width**-0.5) if as_clip else nn.initializers.zeros
-            cls = self.param("cls", init, (1, 1, self.width))
+            cls = param(self, "cls", init, (1, 1, self.width))
             before.append(cls + class_rows[:1])
         if self.distillation:
-            dist = self.param("dist", nn.initializers.normal(0.02), (1, 1, self.width))
+            dist = param(self, "dist", nn.initializers.normal(0.02), (1, 1, self.width))
             before.append(dist + class_rows[-1:])
         if self.registers:
             # Not zeros: equal registers would stay equal.
             init = nn.initializers.normal(1e-6)
-            before.append(self.param("registers", init, (1, self.registers, self.width)))
+            before.append(param(self, "registers", init, (1, self.registers, self.width)))
         before = [jnp.broadcast_to(y, (batch, *y.shape[1:])).astype(dtype) for y in before]
         x = constrain(jnp.concatenate([*before, x], axis=1))
         out["tokens"] = x
@@ -257,7 +258,7 @@ class ViT(nn.Module):
             first = self._class_tokens if self.class_position else 0
             shape = (1, first + stored[0] * stored[1], self.width)
             init = nn.initializers.normal(self.position_std)
-            table = self.param("pos_embedding", init, shape)[0]
+            table = param(self, "pos_embedding", init, shape)[0]
             if first:
                 class_rows, table = table[:first], table[first:]
         else:

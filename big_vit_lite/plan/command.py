@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from big_vit_lite import assembly, checks, config, parallel
+from big_vit_lite import assembly, checks, config, parallel, storage
 from big_vit_lite.plan import remedies, text
 from big_vit_lite.plan.make import Plan, make
 from big_vit_lite.plan.topology import devices, parse
@@ -57,22 +57,29 @@ def main(argv: Sequence[str]) -> int:
     plan = make(run, parallel.make_mesh(run.mesh, chips), topology and str(topology))
     print(text.describe(plan), flush=True)
     trials: list[remedies.Trial] = []
+
+    def save() -> None:
+        if "json" in told:
+            write(told["json"], line.source, dict(line.overrides), plan, trials)
+
+    def tell(trial: remedies.Trial) -> None:
+        print(text.trial_line(trial), flush=True)
+        trials.append(trial)
+        save()  # the next one may take more memory than this machine has
+
+    save()
     if plan.fits is False:
         print("\ntried instead", flush=True)
-        trials = remedies.search(
-            run, chips, plan, lambda trial: print(text.trial_line(trial), flush=True)
-        )
+        remedies.search(run, chips, plan, tell)
         if not any(trial.plan.fits for trial in trials):
             print("  nothing tried fits: take more chips, or chips with more memory")
-    if "json" in told:
-        write(told["json"], line.source, dict(line.overrides), plan, trials)
     return 0
 
 
 def write(
     file: Path, source: str, overrides: dict[str, str], plan: Plan, trials: Sequence[remedies.Trial]
 ) -> None:
-    """Writes a plan with the changes that were tried as one JSON object.
+    """Writes a plan with the changes that were tried so far as one JSON object, whole.
 
     Raises:
         InputError: the file cannot be written.
@@ -80,7 +87,7 @@ def write(
     tried = [{"changes": t.changes, "meaning": t.meaning, **t.plan.to_dict()} for t in trials]
     whole = {"config": source, "overrides": overrides, "jax": jax.__version__, **plan.to_dict()}
     try:
-        file.write_text(json.dumps(whole | {"tried": tried}, indent=2) + "\n")
+        storage.replace(file, json.dumps(whole | {"tried": tried}, indent=2).encode() + b"\n")
     except OSError as error:
         raise config.InputError(f"--json {file} cannot be written: {error.strerror}") from error
 

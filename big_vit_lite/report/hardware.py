@@ -1,6 +1,7 @@
 """What the machine could do and has used: peak rates of a device, peak memory."""
 
 import functools
+import math
 import os
 import resource
 import sys
@@ -110,23 +111,27 @@ def peak_flops(device: jax.Device | None = None) -> float | None:
     """
     device = jax.devices()[0] if device is None else device
     if device.platform == "cpu":
-        return measured_matmul_rate() / jax.local_device_count("cpu")
+        return measured_matmul_rate(limit_s=0.2) / jax.local_device_count("cpu")
     known = peaks(device)
     return known and known.flops
 
 
 @functools.cache
-def measured_matmul_rate(size: int = 1536, runs: int = 8) -> float:
+def measured_matmul_rate(size: int = 1536, runs: int = 8, limit_s: float = math.inf) -> float:
     """FLOP/s of a float32 matmul on this host's CPU, the fastest of some runs; once a process.
 
     Whatever else the machine does only makes a run slower, so the fastest is nearest to the peak.
+
+    Args:
+        runs: at most; at least three are made.
+        limit_s: no run begins after so many seconds of them.
     """
     cpu = jax.local_devices(backend="cpu")[0]
     x = jax.device_put(jnp.ones((size, size), jnp.float32), cpu)
     multiply = jax.jit(jnp.matmul)
     multiply(x, x).block_until_ready()
     seconds = []
-    for _ in range(runs):
+    while len(seconds) < min(runs, 3) or (len(seconds) < runs and sum(seconds) < limit_s):
         began = time.perf_counter()
         multiply(x, x).block_until_ready()
         seconds.append(time.perf_counter() - began)

@@ -139,7 +139,7 @@ class Log:
             resume="allow",
         )
         with writing(note):
-            note.write_text(run.id)
+            storage.replace(note, run.id.encode())
         return run
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from checkpoint.states import abstract, assert_same, make_state, spread
 
-from big_vit_lite.checkpoint import Keeper, keeper, manifest, meta, tree
+from big_vit_lite.checkpoint import Keeper, folder, keeper, manifest, meta, tree
 from big_vit_lite.config import InputError, RunError
 
 META = {"config": '{"seed": 0}', "seed": 0, "examples": 64, "wall_s": 1.5}
@@ -207,16 +207,85 @@ def test_step_that_stands_is_not_written_again(tmp_path):
     assert (tmp_path / "1" / manifest.NAME).stat().st_mtime_ns == before
 
 
-def test_going_on_from_an_older_step_replaces_what_came_after(tmp_path):
+def test_going_on_from_an_older_step_replaces_what_came_after(tmp_path, monkeypatch):
     with Keeper(tmp_path, keep=3) as keeper:
         save_all(keeper, [10, 20, 30])
     with Keeper(tmp_path, keep=1) as keeper:
         keeper.restore(abstract(small(0)), step=10)
         assert keeper.steps == (10, 20, 30)  # nothing goes before something new stands
+        remove, removed = folder.remove, []
+        monkeypatch.setattr(folder, "remove", lambda c: (removed.append(c.name), remove(c)))
         keeper.save(20, {"step": jnp.int32(20), "params": {"w": jnp.ones((4, 4))}}, META)
         read, _ = keeper.restore(abstract(small(0)))
         assert keeper.steps == (20,)
+    assert removed == ["30", "10"]  # killed in between, the run must not go on from 30
     np.testing.assert_array_equal(read["params"]["w"], np.ones((4, 4)))
+
+
+def test_what_was_found_later_is_of_that_checkpoint_and_no_other(tmp_path):
+    with Keeper(tmp_path, keep=9, keep_best="val/top1") as keeper:
+        save_all(keeper, [10, 20], [0.5, 0.4])
+        keeper.judge(20, {"val/top1": 0.9, "val/loss": float("inf")})
+        assert keeper.best == 20
+    with Keeper(tmp_path, keep=9, keep_best="val/top1") as keeper:
+        keeper.restore(abstract(small(0)), step=10)
+        save_all(keeper, [20], [0.3])
+        assert keeper.best == 10
+
+
+class Killed(BaseException):
+    """Stands for `kill -9` at the call that raises it."""
+
+
+@pytest.mark.parametrize(
+    ("call", "stands"),
+    [
+        ("big_vit_lite.checkpoint.manifest.revoke", [10, 20, 30]),
+        ("big_vit_lite.checkpoint.folder.discard", [10, 30]),
+        ("big_vit_lite.checkpoint.arrays.start_saving", [10, 30]),
+        ("big_vit_lite.checkpoint.manifest.commit", [10, 30]),
+        ("big_vit_lite.checkpoint.folder.remove", [10, 20, 30]),
+    ],
+)
+def test_what_a_run_goes_on_from_stands_until_something_new_does(
+    tmp_path, monkeypatch, call, stands
+):
+    """Killed at each call of a save that takes the place of an old checkpoint."""
+    with Keeper(tmp_path, keep=3) as keeper:
+        save_all(keeper, [10, 20, 30])
+
+    def kill(*_):
+        raise Killed
+
+    keeper = Keeper(tmp_path, keep=1)
+    keeper.restore(abstract(small(0)), step=10)
+    with monkeypatch.context() as patch:
+        patch.setattr(call, kill)
+        with pytest.raises(Killed):
+            keeper.save(20, small(21), META)
+            keeper.wait()
+    assert list(keeper.steps) == stands
+    keeper._running = None
+    keeper.close()
+    for step in stands:
+        manifest.verify(tmp_path / str(step))
+
+
+def test_an_older_checkpoint_makes_way_only_where_there_is_room(tmp_path, monkeypatch):
+    with Keeper(tmp_path, keep=3) as keeper:
+        save_all(keeper, [10, 20])
+    usage, free = folder.shutil.disk_usage, [10]
+    monkeypatch.setattr(
+        folder.shutil, "disk_usage", lambda _: usage(tmp_path)._replace(free=free[0])
+    )
+    with Keeper(tmp_path, keep=3) as keeper:
+        keeper.restore(abstract(small(0)), step=10)
+        large = {"step": jnp.int32(20), "params": {"w": jnp.zeros((64, 1024))}}
+        with pytest.raises(RunError, match="is full: it takes .*step 20 still stands"):
+            keeper.save(20, large, META)
+        assert keeper.steps == (10, 20)
+        free[0] = 2**18  # with what the old one held
+        keeper.save(20, large, META)
 
 
 def test_checkpoints_of_another_run_are_not_touched(tmp_path):

@@ -118,8 +118,8 @@ def test_statistics_of_the_batch_are_those_of_all_devices():
     from big_vit_lite import parallel
 
     model = build((32, 32, 3), batch_norm="batch")
-    params = models.init_params(model, jax.random.key(0))
-    params = jax.tree.map(lambda x: x + 0.1, params)
+    params = parameters()
+    params["pos_embedding"] = params["pos_embedding"][:, :2]
     images = np.random.default_rng(0).standard_normal((16, 32, 32, 3)).astype(np.float32)
 
     def run(params, images):
@@ -140,7 +140,7 @@ def test_statistics_get_no_gradient_and_all_else_does():
         def loss(params, model=model):
             return jnp.sin(model.apply({"params": params}, golden()["images"], train=True)[0]).sum()
 
-        gradient = jax.jit(jax.grad(loss))(parameters())
+        gradient = jax.device_get(jax.jit(jax.grad(loss))(parameters()))
         for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
             assert leaf.any() == (path[-1].key not in ("mean", "var")), (mode, path)
 
@@ -176,10 +176,12 @@ def test_the_nearest_wrong_one_fails(change):
 def test_epsilon_is_that_of_torch():
     from big_vit_lite.models import resnet
 
-    x = jnp.ones((1, 2, 2, 3))
+    x = np.ones((1, 2, 2, 3), np.float32)
     norm = resnet.BatchNorm(jnp.float32)
-    params = norm.init(jax.random.key(0), x)["params"] | {"var": jnp.full(3, 1e-5)}
-    np.testing.assert_allclose(norm.apply({"params": params}, x), 2e-5**-0.5, rtol=1e-6)
+    params = jax.jit(norm.init)(jax.random.key(0), x)["params"]
+    params |= {"var": np.full(3, 1e-5, np.float32)}
+    normed = jax.jit(norm.apply)({"params": params}, x)
+    np.testing.assert_allclose(normed, 2e-5**-0.5, rtol=1e-6)
 
 
 def test_other_sizes_resample_the_positions():
@@ -216,12 +218,12 @@ def test_blocks_on_request_and_remat():
 
 
 def test_initial_values():
-    params = models.init_params(build(width=16), jax.random.key(0))
+    params = jax.device_get(models.init_params(build(width=16), jax.random.key(0)))
     block = params["stage1_block00"]
     assert not block["norm_2"]["scale"].any() and (block["norm_1"]["scale"] == 1).all()
     kernel = block["conv_1"]["kernel"]  # 3 x 3 x 32 inputs
     bound = (9 * 32) ** -0.5
-    assert 0.98 * bound < float(jnp.abs(kernel).max()) <= bound
+    assert 0.98 * bound < float(np.abs(kernel).max()) <= bound
     for name in ("query", "key", "value", "out"):
         std = float(params["pool"][name]["kernel"].std())
         assert abs(std * 512**0.5 - 1) < 0.02, name

@@ -36,9 +36,14 @@ def texts(batch=4, length=LENGTH) -> np.ndarray:
     return np.random.default_rng(3).integers(1, VOCABULARY - 2, (batch, length), np.int32)
 
 
-def run(model, tokens, params=None, **options):
+@functools.cache
+def compiled(model, options):
+    return jax.jit(lambda p, t, r: model.apply({"params": p}, t, rngs=r, **dict(options)))
+
+
+def run(model, tokens, params=None, rngs=None, **options):
     params = random_params(model) if params is None else params
-    return jax.jit(lambda p, t: model.apply({"params": p}, t, **options))(params, tokens)
+    return compiled(model, tuple(options.items()))(params, tokens, rngs or {})
 
 
 def test_a_causal_tower_sees_nothing_that_comes_later():
@@ -101,7 +106,7 @@ def test_padding_that_is_not_seen_changes_nothing(pool, causal):
     np.testing.assert_allclose(padded, alone, rtol=1e-4, atol=1e-5)
     seen, _ = run(build(pool=pool, causal=causal), tokens, params)
     if pool != "end" or not causal:
-        assert float(jnp.abs(seen - alone).max()) > 1e-3
+        assert float(np.abs(np.asarray(seen) - alone).max()) > 1e-3
 
 
 def test_a_shifted_mask_moves_to_the_right():
@@ -143,7 +148,7 @@ def test_scan_remat_and_noise_change_no_number():
             rngs = {"dropout": jax.random.key(3)}
             return jnp.sin(model.apply({"params": params}, tokens, train=True, rngs=rngs)[0]).sum()
 
-        return models.stack_layers(jax.jit(jax.grad(loss))(random_params(model)))
+        return models.stack_layers(jax.device_get(jax.jit(jax.grad(loss))(random_params(model))))
 
     plain = gradient(False, "none")
     again = gradient(True, "dots")
@@ -163,7 +168,7 @@ def test_half_precision_is_close_and_features_are_float32():
     exact, _ = run(build(), texts())
     features, out = run(build(dtype="bfloat16"), texts())
     assert features.dtype == jnp.float32 and out["tokens"].dtype == jnp.bfloat16
-    difference = float(jnp.abs(features - exact).max() / jnp.abs(exact).max())
+    difference = float(np.abs(np.asarray(features) - exact).max() / np.abs(exact).max())
     assert 2.0**-12 < difference < 0.05
 
 

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 from small import (
     batch_spec,
+    distance,
     loss_and_gradients,
     make_optimizer,
     make_run,
     make_task,
     random_batch,
+    scale,
 )
 
 from big_vit_lite import checks, config, models, parallel
@@ -38,10 +40,10 @@ def test_losses_and_gradients_are_those_of_one_device(sizes, one_device, monkeyp
     monkeypatch.setattr("big_vit_lite.parallel.rules.MIN_FSDP_SIZE", 64)
     loss, grads = loss_and_gradients(make_run(model=MODEL), sizes, 8)
     assert loss == pytest.approx(one_device[0], rel=1e-5)
-    assert grads.keys() == one_device[1].keys()
-    for name, grad in grads.items():
-        scale = np.abs(one_device[1][name]).max()
-        assert np.abs(grad - one_device[1][name]).max() < 1e-5 * scale, name
+    worst, name = distance(grads, one_device[1])
+    assert worst < 1e-5, name
+    for name in (name for name in grads if name.endswith("key/bias")):
+        assert np.abs(grads[name]).max() < 1e-5 * scale(name, grads)
 
 
 def abstract_state(run, image_shape=(32, 32, 3), classes=10):

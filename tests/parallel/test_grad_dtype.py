@@ -1,5 +1,8 @@
 """The type in which gradients of weights leave the products, and devices sum them."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,14 +35,33 @@ def in_bfloat16(x):
     return (np.asarray(jnp.asarray(x).astype(jnp.bfloat16), np.float32) == x).mean()
 
 
+def reductions(folder):
+    """(type, numbers) of each sum over devices, as the partitioner wrote them into the program.
+
+    The program is read as it leaves that pass, which all backends share. What is compiled in the
+    end tells nothing here: CPUs have no arithmetic in bfloat16 and widen such sums to float32.
+    """
+    (file,) = folder.glob("*after_spmd-partitioning*")
+    found = re.findall(r"= (\w+)\[([\d,]*)\]\S* (?:all-reduce|reduce-scatter)\(", file.read_text())
+    return [(kind, math.prod(int(n) for n in shape.split(",") if n)) for kind, shape in found]
+
+
 @pytest.mark.parametrize("sizes", [{"data": 8}, {"data": 1, "fsdp": 8}], ids=["data", "fsdp"])
-def test_gradients_are_summed_in_the_type_that_is_asked_for(sizes, monkeypatch):
+def test_gradients_are_summed_in_the_type_that_is_asked_for(sizes, tmp_path, monkeypatch):
     monkeypatch.setattr("big_vit_lite.parallel.rules.MIN_FSDP_SIZE", 64)
     model = {"depth": 1, "dtype": "bfloat16", "scan": True}
-    losses, grads = {}, {}
+    losses, grads, sums = {}, {}, {}
     for grad_dtype in ("bfloat16", "float32"):
         run = make_run(model=model, optim={"grad_dtype": grad_dtype})
-        losses[grad_dtype], grads[grad_dtype] = loss_and_gradients(run, sizes, 8)
+        dump = {"xla_dump_to": str(tmp_path / grad_dtype), "xla_dump_hlo_pass_re": ".*spmd.*"}
+        losses[grad_dtype], grads[grad_dtype] = loss_and_gradients(run, sizes, 8, dump)
+        sums[grad_dtype] = reductions(tmp_path / grad_dtype)
+    kernels = sorted(x.size for n, x in grads["float32"].items() if n.endswith("kernel"))
+    head = grads["float32"]["head/kernel"].size
+    assert len(kernels) == 8 and kernels.count(head) == 1
+    for grad_dtype, short in (("bfloat16", "bf16"), ("float32", "f32")):
+        found = sorted((n, kind) for kind, n in sums[grad_dtype] if n in kernels)
+        assert found == [(n, "f32" if n == head else short) for n in kernels], grad_dtype
     for name, exact in grads["float32"].items():
         if name.endswith("kernel") and "head" not in name:
             rounded = grads["bfloat16"][name]

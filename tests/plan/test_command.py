@@ -1,16 +1,21 @@
 """`--dry_run`: what it prints, what it writes, what it refuses."""
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 
 import pytest
+from plan.test_make import PLAN
 
 from big_vit_lite import train
-from big_vit_lite.plan import command, topology
+from big_vit_lite.plan import command, remedies, topology
 
 TINY = ["--config", "configs/vit_b16.py:tiny", "--config.mesh.data=2", "--config.mesh.fsdp=4"]
+
+
+REFUSED = dataclasses.replace(PLAN, compiled=False, settings={"remat": "none"})
 
 
 def test_the_command_plans_for_this_machine_and_writes_json(tmp_path):
@@ -77,7 +82,28 @@ def test_data_need_not_be_there_and_devices_are_those_of_the_topology(monkeypatc
     assert asked == ["v5e:4x4"] and capsys.readouterr().err == "so far\n"
 
 
-def test_a_file_that_cannot_be_written(tmp_path, capsys):
+def test_what_is_known_is_written_before_the_next_trial(tmp_path, monkeypatch, capsys):
+    """A trial that takes more memory than the machine has ends the process."""
+    file, seen = tmp_path / "plan.json", []
+
+    def make(run, mesh, topology=None):
+        if file.exists():
+            seen.append([trial["changes"] for trial in json.loads(file.read_text())["tried"]])
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return dataclasses.replace(REFUSED, settings={"remat": run.model.remat})
+
+    for module in (command, remedies):
+        monkeypatch.setattr(module, "make", make)
+    with pytest.raises(KeyboardInterrupt):
+        train.main([*TINY, "--dry_run", "--json", str(file), "--config.model.remat=none"])
+    first, second = {"model.remat": "dots"}, {"model.remat": "full"}
+    assert seen == [[], [first], [first, second]]
+    assert json.loads(file.read_text())["peak_bytes"] == PLAN.peak_bytes
+
+
+def test_a_file_that_cannot_be_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "make", lambda *_: REFUSED)
     words = [*TINY, "--dry_run", "--json", str(tmp_path / "no" / "plan.json")]
     assert train.main(words) == 2
     assert "cannot be written: No such file" in capsys.readouterr().err

@@ -60,6 +60,7 @@ def test_rows_that_are_there_are_not_made_again_and_the_table_keeps_the_order(
 
     monkeypatch.setattr(tool, "plan", plan)
     monkeypatch.setattr(tool, "versions", lambda: ROW["versions"])
+    monkeypatch.setattr(tool, "changed", lambda row: "")
     files = ["--out", str(tmp_path / "plans.jsonl"), "--table", str(tmp_path / "plans.md")]
     tool.main(["--configs", "mine.py", "--topologies", "v5e-8 v4-32", *files])
     tool.main(["--only", "vit_s16.py", *files])
@@ -74,6 +75,26 @@ def test_rows_that_are_there_are_not_made_again_and_the_table_keeps_the_order(
     monkeypatch.setattr(tool, "versions", lambda: {"jax": "9"})
     tool.main(["--only", "vit_s16.py v3", *files])
     assert len(made) == 5 and len((tmp_path / "plans.jsonl").read_text().splitlines()) == 4
+    # And so does another config.
+    monkeypatch.setattr(tool, "changed", lambda row: "optim.ema was None and is 0.9")
+    tool.main(["--only", "vit_s16.py v3", *files])
+    assert len(made) == 6 and len((tmp_path / "plans.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_row_knows_what_it_was_made_from():
+    run = config.load(ROW["config"], ROW["overrides"])
+    row = ROW | {"run": tool.compiled_part(run)}
+    assert tool.changed(row) == ""
+    assert "did not write down" in tool.changed(ROW)
+    optim = row["run"]["optim"]
+    younger = {key: value for key, value in optim.items() if key != "offload"}
+    assert tool.changed(row | {"run": row["run"] | {"optim": younger}}) == ""
+    older = optim | {"b1": 0.5}
+    assert tool.changed(row | {"run": row["run"] | {"optim": older}}) == (
+        f"optim.b1 was 0.5 and is {run.optim.b1}"
+    )
+    gone = row["run"] | {"optim": optim | {"momentum_of_old": 1}}
+    assert "cannot be compared: " in tool.changed(row | {"run": gone})
 
 
 @pytest.mark.parametrize(
@@ -95,6 +116,38 @@ def test_the_shipped_cases_are_configs_and_slices_that_exist():
     for case in tool.CASES:
         run = config.load(case.config, case.overrides)
         assert not list(config.check_devices(run, parse(case.topology).devices)), case
+
+
+def test_rows_are_of_the_configs_as_they_are_now():
+    rows = tool.read(FILE.parents[1] / tool.OUT)
+    stale = [
+        f"{row['config']} on {row['asked']} in {tool.OUT} is to be made again, by `python "
+        f"tools/plan.py --only '{row['config']} {row['asked']}'`: {change}"
+        for row in rows
+        if (change := tool.changed(row))
+    ]
+    assert not stale, "\n".join(stale)
+
+
+def test_bytes_of_gradient_types_are_those_of_their_rows():
+    """Those that docs/parallelism.md names."""
+    root = FILE.parents[1]
+    rows = {
+        row["overrides"].get("optim.grad_dtype", "auto"): row
+        for row in tool.read(root / tool.OUT)
+        if row["asked"] == "v5e-4"
+    }
+    sums = {key: row["collectives"]["all-reduce"]["bytes"] / 1e6 for key, row in rows.items()}
+    peaks = {f"{row['peak_bytes'] / 2**30:.1f}" for row in rows.values()}
+    (peak,) = peaks
+    page = " ".join((root / "docs" / "parallelism.md").read_text().split())
+    assert (
+        f"ViT-B/16 at batch 256 on 4 v5e (`mesh.data=4`) receives {sums['auto']:.0f} MB a step in "
+        f"all-reduces with `auto` and {sums['float32']:.0f} MB with `float32`; its memory peak is "
+        f"{peak} GiB with both."
+    ) in page
+    assert {row["settings"]["dtype"] for row in rows.values()} == {"bfloat16"}
+    assert {row["batch_size"] for row in rows.values()} == {256}
 
 
 def test_the_page_is_what_the_rows_say_and_every_shipped_config_is_among_them():

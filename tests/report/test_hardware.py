@@ -62,7 +62,8 @@ def test_cpu_rate_is_measured_once_and_shared_by_its_devices():
     rate = hardware.measured_matmul_rate(size=256, runs=3)
     assert 1e8 < rate < 1e14
     assert hardware.measured_matmul_rate(size=256, runs=3) == rate
-    assert hardware.peak_flops() == hardware.measured_matmul_rate() / jax.local_device_count()
+    whole = hardware.measured_matmul_rate(limit_s=0.2)
+    assert hardware.peak_flops() == whole / jax.local_device_count()
 
 
 def test_cpu_rate_is_that_of_the_fastest_run(monkeypatch):
@@ -71,6 +72,14 @@ def test_cpu_rate_is_that_of_the_fastest_run(monkeypatch):
     monkeypatch.setattr(hardware, "time", clock)
     rate = hardware.measured_matmul_rate.__wrapped__(size=8, runs=3)
     assert rate == 2 * 8**3 / 0.5
+
+
+def test_cpu_rate_takes_no_longer_than_a_run_must_wait(monkeypatch):
+    times = iter([0.0, 4.0, 10.0, 14.5, 20.0, 23.0, 30.0, 31.0, 40.0, 42.0])
+    monkeypatch.setattr(hardware, "time", SimpleNamespace(perf_counter=lambda: next(times)))
+    measure = hardware.measured_matmul_rate.__wrapped__
+    assert measure(size=8, runs=5, limit_s=12.0) == 2 * 8**3 / 1.0  # 4 + 4.5 + 3 s, and one more
+    assert list(times) == [40.0, 42.0]
 
 
 def test_memory_peak_grows_with_what_is_held():

@@ -22,8 +22,9 @@ from big_vit_lite.checkpoint import arrays, manifest
 QUICKSTART = str(several.ROOT / "configs" / "quickstart.py:tiny")
 SCRIPT = Path(__file__).parent / "killed.py"
 ARRAYS, COMMIT, CLEAN_UP, BETWEEN = "arrays", "commit", "clean-up", "between"
-LARGE = ("--config.model.width=512", "--config.model.depth=6", "--config.model.heads=8",
-         "--config.model.mlp_dim=2048", "--config.data.batch_size=8")  # fmt: skip
+# 200 MB of state in one block, whose program is compiled as quickly as a small one's.
+LARGE = ("--config.model.width=1024", "--config.model.depth=1", "--config.model.heads=8",
+         "--config.model.mlp_dim=6400", "--config.data.batch_size=8")  # fmt: skip
 
 
 def options(workdir, steps, *more):
@@ -65,12 +66,7 @@ def check(workdir) -> int:
     finished = committed(directory)
     for step in finished:
         manifest.verify(directory / str(step))
-        listing = checkpoint.read_meta(directory / str(step))["arrays"]
-        wanted = {
-            name: jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype))
-            for name, (dtype, shape) in listing.items()
-        }
-        read = arrays.load(directory / str(step), wanted)
+        read = arrays.load(directory / str(step), held_by(directory / str(step))[0])
         assert int(read["step"]) == step
         assert all(np.isfinite(x).all() for name, x in read.items() if name.startswith("params/"))
     rows = steps_of(workdir)
@@ -114,14 +110,23 @@ def kill_often(workdir, wanted, log, seed, *more) -> list[str]:
     return hit
 
 
+def held_by(directory) -> tuple[dict[str, jax.ShapeDtypeStruct], int]:
+    """What a checkpoint holds, and its bytes."""
+    listing = checkpoint.read_meta(directory)["arrays"]
+    held = {k: jax.ShapeDtypeStruct(tuple(shape), np.dtype(d)) for k, (d, shape) in listing.items()}
+    return held, sum(x.dtype.itemsize * x.size for x in held.values())
+
+
 def test_killed_four_times(tmp_path):
     with open(tmp_path / "kills.txt", "w") as log:
-        hit = kill_often(tmp_path / "run", (CLEAN_UP, ARRAYS, COMMIT, BETWEEN), log, seed=0)
+        aims = (CLEAN_UP, ARRAYS, COMMIT, BETWEEN)
+        hit = kill_often(tmp_path / "run", aims, log, 0, *LARGE)
     assert len(set(hit) - {BETWEEN}) >= 2, hit
+    assert held_by(checkpoint.find(tmp_path / "run"))[1] >= 200e6
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_with_a_state_of_200_mb(tmp_path):
+def test_killed_twenty_times(tmp_path):
     """The log goes to the file that $KILL_LOG names, where it is set."""
     path = Path(os.environ.get("KILL_LOG", tmp_path / "kills.txt"))
     aims = [ARRAYS] * 9 + [COMMIT] * 4 + [CLEAN_UP] * 3 + [BETWEEN] * 4
@@ -129,9 +134,7 @@ def test_killed_twenty_times_with_a_state_of_200_mb(tmp_path):
     with open(path, "w") as log:
         workdir = tmp_path / "run"
         hit = kill_often(workdir, aims, log, 1, *LARGE)
-        newest = checkpoint.find(workdir)
-        held = checkpoint.read_meta(newest)["arrays"]
-        size = sum(np.dtype(d).itemsize * int(np.prod(shape)) for d, shape in held.values())
+        held, size = held_by(checkpoint.find(workdir))
         log.write(f"state of {size:,} bytes; {len(hit)} kills: ")
         log.write(", ".join(f"{hit.count(p)} {p}" for p in (ARRAYS, COMMIT, CLEAN_UP, BETWEEN)))
         assert size >= 200e6
@@ -146,11 +149,8 @@ def test_killed_twenty_times_with_a_state_of_200_mb(tmp_path):
             )
             assert several.wait([process], 600) == [0], several.output(tmp_path / "said", 0)
         ours, theirs = (
-            arrays.load(checkpoint.find(folder), {
-                k: jax.ShapeDtypeStruct(tuple(shape), np.dtype(d)) for k, (d, shape) in held.items()
-            })
-            for folder in (workdir, tmp_path / "whole")
-        )  # fmt: skip
+            arrays.load(checkpoint.find(folder), held) for folder in (workdir, tmp_path / "whole")
+        )
         for name in held:
             np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
         log.write(f"\nstep {last} is bitwise that of a run which nobody killed\n")

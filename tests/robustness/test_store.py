@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import several
 
-from big_vit_lite import checkpoint, evaluate, report
+from big_vit_lite import checkpoint, evaluate, report, storage
 from big_vit_lite.checkpoint import Keeper, arrays, lease, reading
 from big_vit_lite.config import InputError, RunError
 from big_vit_lite.train import main
@@ -22,8 +23,7 @@ QUICKSTART = str(several.ROOT / "configs" / "quickstart.py:tiny")
 
 
 @pytest.fixture(autouse=True)
-def short_settling(store, monkeypatch):
-    monkeypatch.setattr(lease, "SETTLE_S", 0.05)
+def nothing_is_refused(store):
     yield
     store.refuse = lambda method, name: None
 
@@ -189,9 +189,57 @@ def test_a_note_that_stands_still_is_taken_over_and_its_holder_writes_no_more(st
         with pytest.raises(RunError, match="was taken over by process .*; this run writes no more"):
             first.save(1, state, {"config": "{}"})
         second.save(1, state, {"config": "{}"})
+        assert not first._lock._beat()  # a note that is another's is not rewritten
         first.close()
         assert note(store, "lost")["token"] == second._lock.token
     assert steps(store, "lost") == [1] and not names(store, "lost/checkpoints/.owner")
+
+
+def test_a_save_that_ends_in_another_runs_folder_does_not_count(store, monkeypatch):
+    """The folder is taken over while the arrays are on their way."""
+    directory = storage.place("gs://bucket/late/checkpoints")
+    with Keeper(directory) as keeper:
+        finish = keeper._finish
+
+        def take_over():
+            (directory / ".owner").write_bytes(json.dumps({"token": "another"}).encode())
+            (directory / "1" / "theirs").write_bytes(b"1")
+
+        monkeypatch.setattr(keeper, "_finish", lambda *a: (take_over(), finish(*a)))
+        keeper.save(1, {"params": {"w": np.ones(4, np.float32)}}, {"config": "{}"})
+        with pytest.raises(RunError, match="was taken over by .*; this run writes no more"):
+            keeper.wait()
+    assert reading.committed(directory) == [] and "1/theirs" in names(store, "late/checkpoints")
+
+
+def test_of_runs_that_take_a_folder_at_once_one_has_it(store, monkeypatch):
+    """A note is dead; a second run takes it over between the first one's look and its own note."""
+    monkeypatch.setattr(lease, "BEAT_S", 0.05)
+    path = storage.place("gs://bucket/both/.owner")
+    path.write_bytes(json.dumps(lease.own_place() | {"pid": 2**22 + 1, "token": "dead"}).encode())
+    read, others = lease.Lease._read, []
+
+    def read_and_lose(self):
+        found = read(self)
+        if not others:
+            others.append(None)
+            others[0] = lease.Lease(path)
+        return found
+
+    monkeypatch.setattr(lease.Lease, "_read", read_and_lose)
+    with pytest.raises(InputError, match="is in use by process"):
+        lease.Lease(path)
+    others[0].check()
+    others[0].close()
+    # And of many that begin at once.
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(lease.Lease, path) for _ in range(4)]
+        failed = [future for future in futures if future.exception() is not None]
+    assert len(failed) == 3 and all(isinstance(f.exception(), InputError) for f in failed)
+    (won,) = [future.result() for future in futures if future not in failed]
+    won.check()
+    won.close()
+    assert path.generation() == 0
 
 
 def test_dead_is_who_was_on_this_machine_and_is_gone():

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pairs
 import pytest
+import small
 
 from big_vit_lite import agreement, config
 
@@ -121,7 +122,7 @@ def test_gradients_on_8_devices_in_parts_are_those_of_the_whole_batch_on_one(mon
     # Parts have other numbers of tokens: a mean of their means is another number.
     assert metrics["caption_loss"] == pytest.approx(float(told["caption_loss"]), rel=TOLERANCE)
     assert any(name.startswith("decoder/") for name in reference)
-    worst, name = pairs.distance(grads, reference)
+    worst, name = small.distance(grads, reference)
     assert worst < TOLERANCE, name
 
 

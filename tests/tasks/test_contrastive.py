@@ -68,7 +68,7 @@ def test_loss_and_gradients_on_any_mesh_are_those_of_one_device(fields, sizes, m
     loss, _, grads = pairs.loss_and_gradients(run, sizes, 8)
     wanted, _, reference = pairs.loss_and_gradients(run, {}, 1)
     assert loss == pytest.approx(wanted, rel=1e-5)
-    worst, name = pairs.distance(grads, reference)
+    worst, name = small.distance(grads, reference)
     assert worst < 1e-5, name
 
 
@@ -77,7 +77,7 @@ def test_a_batch_in_parts_has_the_whole_batchs_gradient_and_more_than_its_parts(
     loss, metrics, grads = pairs.loss_and_gradients(run, {}, 1, accumulate=4)
     wanted, told, reference = pairs.loss_and_gradients(run, {}, 1)
     assert loss == pytest.approx(wanted, rel=1e-6)
-    worst, name = pairs.distance(grads, reference)
+    worst, name = small.distance(grads, reference)
     assert worst < 1e-5, name
     assert {"t", "b"} <= grads.keys() and metrics.keys() == told.keys()
 
@@ -88,20 +88,24 @@ def test_a_batch_in_parts_has_the_whole_batchs_gradient_and_more_than_its_parts(
     parts = MeanOfParts(pairs.make_task(run))
     other, _, wrong = pairs.loss_and_gradients(run, {}, 1, accumulate=4, task=parts)
     assert other != pytest.approx(wanted, rel=1e-2)
-    assert pairs.distance(wrong, reference)[0] > 1e-2
+    assert small.distance(wrong, reference)[0] > 1e-2
 
 
-def train(run, task=None):
-    """Parameters at first, the state after two steps, and the metrics of each."""
+def train(run, task=None, params=None):
+    """Parameters at first, the state after two steps, and the metrics of each.
+
+    Args:
+        params: to begin with; None: the run's own.
+    """
     mesh = pairs.one_device()
     task = task or pairs.make_task(run, mesh)
     training = parallel.compile_training(
         task, small.make_optimizer(run, task), mesh, pairs.batch_spec(run, mesh), run.seed
     )
-    first = jax.device_get(training.init()["params"])
-    state = training.init()
+    state = training.init() if params is None else small.drawn_state(training, params)
+    first = jax.device_get(state["params"])
     if parallel.TEACHER in training.abstract:
-        state[parallel.TEACHER] = jax.jit(task.teacher.init)(jax.random.key(7))
+        state[parallel.TEACHER] = jax.device_put(pairs.random_params(task.teacher, 7))
     metrics = [None, None]
     for i in range(2):
         state, metrics[i] = training.step(state, pairs.random_batch(run, mesh, i))
@@ -112,10 +116,10 @@ def test_a_locked_tower_stays_and_has_no_moments_and_no_part_in_the_norm():
     rules = (("^img/", 0.0), (".*", 1.0))
     run = pairs.make_run(optim={"lr_rules": rules, "weight_decay": 0.1, "lr": 1e-2})
     first, state, _ = train(run)
-    for name, leaf in pairs.named(first).items():
-        moved = not np.array_equal(leaf, pairs.named(state["params"])[name])
+    for name, leaf in small.named(first).items():
+        moved = not np.array_equal(leaf, small.named(state["params"])[name])
         assert moved == (not name.startswith("img/")), name
-    moments = pairs.named(state["opt_state"])
+    moments = small.named(state["opt_state"])
     assert any("/mu/txt/" in name for name in moments)
     assert not any("/img/" in name for name in moments)
     _, _, grads = pairs.loss_and_gradients(run, {}, 1, params=first)
@@ -124,8 +128,7 @@ def test_a_locked_tower_stays_and_has_no_moments_and_no_part_in_the_norm():
     _, _, whole = pairs.loss_and_gradients(free, {}, 1, params=first)
     for name, grad in grads.items():  # what is not locked has the gradient it always had
         if not name.startswith("img/"):
-            scale = np.abs(whole[name]).max()
-            assert np.abs(grad - whole[name]).max() <= 1e-6 * scale, name
+            assert np.abs(grad - whole[name]).max() <= 1e-6 * small.scale(name, whole), name
 
 
 def test_features_of_a_locked_tower_teach_the_text_as_its_images_do():
@@ -133,15 +136,15 @@ def test_features_of_a_locked_tower_teach_the_text_as_its_images_do():
     run = pairs.make_run(optim={"lr_rules": rules}, joint={"projections": "text"})
     task, mesh = pairs.make_task(run), pairs.one_device()
     params, batch = pairs.random_params(task), pairs.random_batch(run, mesh)
-    images = task.prepare(batch, None)["image"]
+    images = jax.jit(lambda x: task.prepare(x, None))(batch)["image"]
     raw = jax.jit(task.model.img.apply)({"params": params["img"]}, images)[0]
 
     def gradient(task, batch):
         def loss(params):
             return task.loss(params, task.prepare(batch, None), jax.random.key(0))[0]
 
-        value, grads = jax.jit(jax.value_and_grad(loss))(params)
-        return value, pairs.named(grads["txt"])
+        value, grads = jax.device_get(jax.jit(jax.value_and_grad(loss))(params))
+        return value, small.named(grads["txt"])
 
     width = ((run.model.width,), np.float32)
     stated = run.model_copy(update={"model": run.model.model_copy(update={"image_size": 8})})
@@ -149,9 +152,9 @@ def test_features_of_a_locked_tower_teach_the_text_as_its_images_do():
     loss, grads = gradient(of_features, {"features": 3 * raw, "text": batch["text"]})
     wanted, reference = gradient(task, batch)
     assert loss == pytest.approx(float(wanted), rel=1e-6)  # of any length
-    assert pairs.distance(grads, reference)[0] < 1e-5
+    assert small.distance(grads, reference)[0] < 1e-5
     # The model still has its tower: evaluations see images.
-    assert of_features.encode_image(params, batch).shape == (16, 16)
+    assert jax.jit(of_features.encode_image)(params, batch).shape == (16, 16)
     with pytest.raises(config.InputError, match="features of 9 numbers, and the image tower makes"):
         pairs.make_task(stated, image=(None, None), features=((9,), np.float32))
     with pytest.raises(config.InputError, match=r"set model.image_size, such as 224"):
@@ -163,9 +166,9 @@ def test_a_teacher_is_learned_from_and_never_changes():
     task = pairs.make_task(run)
     theirs = pairs.make_task(pairs.make_run(model={"width": 24, "heads": 3}))
     task.teacher = Teacher(theirs.model, (0.4,), (0.3,))
-    params, state, (first, _) = train(run, task=task)
-    before = jax.jit(task.teacher.init)(jax.random.key(7))
-    assert pairs.distance(pairs.named(state["teacher"]), pairs.named(before))[0] == 0
+    params, state, (first, _) = train(run, task, pairs.random_params(task))
+    before = pairs.random_params(task.teacher, 7)
+    assert small.distance(small.named(state["teacher"]), small.named(before))[0] == 0
     assert first["loss"] == pytest.approx(
         float(first["contrastive_loss"] + 0.5 * first["teacher_loss"]), rel=1e-6
     )
@@ -173,7 +176,7 @@ def test_a_teacher_is_learned_from_and_never_changes():
     image, text = embeddings(task, params, batch)
     theirs.mean, theirs.std = (0.4,), (0.3,)
     taught = [np.asarray(x, np.float64) for x in embeddings(theirs, before, batch)]
-    scale = run.joint.logit_scale
+    scale = np.exp(before["t"])  # the teacher's own
 
     def log_softmax(x):
         x = x - x.max(axis=1, keepdims=True)
@@ -185,7 +188,7 @@ def test_a_teacher_is_learned_from_and_never_changes():
         (text @ image.T, taught[1] @ taught[0].T),
     ):
         p = np.exp(log_softmax(scale * teachers))
-        wanted -= (p * log_softmax(scale * ours)).sum(axis=1).mean() / 2
+        wanted -= (p * log_softmax(np.exp(params["t"]) * ours)).sum(axis=1).mean() / 2
     assert first["teacher_loss"] == pytest.approx(wanted, rel=1e-4)
 
 
@@ -223,8 +226,11 @@ def test_batch_norms_of_a_resnet_keep_running_means():
         pairs.batch_spec(run, mesh, image=shape),
         run.seed,
     )
-    state = training.init()
-    kernel = np.asarray(state["params"]["img"]["conv_0"]["kernel"], np.float64)
+    params = pairs.random_params(task)
+    norm = params["img"]["norm_0"]
+    norm |= {"mean": np.zeros_like(norm["mean"]), "var": np.ones_like(norm["var"])}
+    kernel = np.asarray(params["img"]["conv_0"]["kernel"], np.float64)
+    state = small.drawn_state(training, params)
     state, _ = training.step(state, jax.device_put(batch, parallel.batch_sharding(mesh)))
     x = task.prepare({"image": jnp.asarray(batch["image"]), "text": batch["text"]}, None)["image"]
     maps = jax.lax.conv_general_dilated(
@@ -241,8 +247,10 @@ def test_growing_images_are_smaller_up_to_the_step_and_whole_after_it():
     run = pairs.make_run(task={"progressive": ((1, 4),)})
     task, mesh = pairs.make_task(run), pairs.one_device()
     batch = pairs.random_batch(run, mesh)
-    images = task.prepare(batch, None)["image"]
-    small_images = task.at_size((4, 4)).prepare(batch, None)["image"]
+    images, small_images = (
+        jax.jit(lambda x, seen=seen: seen.prepare(x, None)["image"])(batch)
+        for seen in (task, task.at_size((4, 4)))
+    )
     # Antialiased by half: inside the picture each pixel weighs its four by 3/8 and 1/8.
     kernel = np.array([1, 3, 3, 1]) / 8
     pixels = np.asarray(images, np.float64)[:, 1:5, 1:5]
@@ -256,9 +264,9 @@ def test_growing_images_are_smaller_up_to_the_step_and_whole_after_it():
         run.seed,
         [(1, task.at_size((4, 4)))],
     )
-    losses, params = [], jax.device_get(training.init()["params"])
+    losses, params = [], pairs.random_params(task)
     for step in (1, 2):  # of one state, which the step donates
-        _, metrics = training.at(step)(training.init(), batch)
+        _, metrics = training.at(step)(small.drawn_state(training, params), batch)
         seen = images if step == 2 else small_images
         wanted, _ = jax.jit(task.loss)(
             params, {"image": seen, "text": batch["text"]}, jax.random.key(0)

@@ -108,6 +108,10 @@ def test_tpu_vm_passes_options_word_by_word(tmp_path):
     )
     assert words.stdout == f"--config\n{transform}\n"
     assert "--worker\n0\n" in second and "tail" in second
+    # A start after another writes to a file of its own, which is the one that is shown.
+    (log,) = re.findall(r">> ~/(big_vit_lite-[\d-]+\.log) ", first)
+    assert second.split()[-1] == log and re.search(r"-\d{4}(-\d\d){2}-\d{6}\.log", log)
+    assert not re.search(r"(?<!>)> ", first)
 
 
 def test_tpu_vm_stops_by_the_signal_that_saves_and_prints_its_usage(tmp_path):

@@ -1,6 +1,8 @@
 """tools/top_operations.py on a trace of a real run; layers keep their names when compiled."""
 
+import gzip
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -8,9 +10,9 @@ import jax
 import pytest
 import small
 
-from big_vit_lite import config, parallel
+from big_vit_lite import config, parallel, storage, train
 from big_vit_lite.plan.hlo import Program
-from big_vit_lite.report.profile import PROFILE
+from big_vit_lite.report.profile import PROFILE, Profile
 from big_vit_lite.train import main
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +63,53 @@ def test_a_trace_is_read_by_layer_kind_and_operation(traced, capsys):
         and tool.kind(instruction, program.computations) == "matrix product"
     ]
     assert float(line.split()[2]) == len(dots)
+
+
+def test_a_trace_is_there_for_perfetto_too(traced):
+    (file,) = traced.rglob("*.trace.json.gz")
+    events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+    assert {"dot", "all-reduce"} <= {
+        event["name"].split(".")[0] for event in events if "dur" in event
+    }
+    marked = {event["args"]["step_num"] for event in events if event.get("name") == "train"}
+    assert marked == {"2", "3"}
+
+
+class Compiled:
+    def __init__(self, text):
+        self.as_text = lambda: text
+
+
+@pytest.mark.parametrize(
+    ("steps", "told", "traced_steps"),
+    [((1, 3), "small", [2, 3]), ((2, 5), "small", [3]), ((3, 9), "large", [4, 5])],
+)
+def test_the_program_beside_a_trace_is_that_of_its_steps(
+    tmp_path, monkeypatch, caplog, steps, told, traced_steps
+):
+    """Steps 1 to 3 are on small images, 4 and 5 on large ones."""
+    programs = {"small": Compiled("small"), "large": Compiled("large")}
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda *_, **__: None)
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: None)
+    found = []
+    with Profile(steps, tmp_path, lambda n: programs["small" if n <= 3 else "large"]) as profile:
+        for step in range(1, 6):
+            profile.before(step, ())
+            found += [step] * profile.running
+    assert not profile.running
+    assert found == traced_steps and (tmp_path / "step.txt").read_text() == told
+    assert ("the trace ends before step 4" in caplog.text) == (steps == (2, 5))
+
+
+def test_processes_on_one_host_have_a_folder_each(monkeypatch):
+    parts = type("Parts", (), {"run": small.make_run()})
+    training = type("Training", (), {"at": staticmethod(lambda step: None)})
+    workdir = storage.place("runs/a")
+    assert train.open_profile(parts, workdir, training).directory == workdir / "profile"
+    monkeypatch.setattr(parallel, "several", lambda: True)
+    monkeypatch.setattr(jax, "process_index", lambda: 3)
+    folder = train.open_profile(parts, workdir, training).directory
+    assert folder == workdir / "profile" / "process_3"
 
 
 def test_long_tables_are_cut_and_say_so(traced, capsys):

@@ -6,12 +6,13 @@
 #   tools/launch/tpu_vm.sh stop  NAME ZONE                 saves, then stops
 #
 # --workdir must be one folder that all hosts see: gs://BUCKET/FOLDER or NFS. The run goes on by itself
-# when this terminal is gone: its output is in ~/big_vit_lite.log on each host, and the first host's
-# is shown here. A run that was stopped or preempted goes on with the same command.
+# when this terminal is gone: its output is in ~/big_vit_lite-DATE-TIME.log on each host, one file a
+# start, and the first host's is shown here. A run that was stopped or preempted goes on with the same
+# command.
 set -euo pipefail
 
 usage() {
-  sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
   exit 2
 }
 
@@ -36,9 +37,10 @@ case $action in
     ;;
   train)
     options=$(printf '%q ' "$@") # as the shell there must read them
+    log=big_vit_lite-$(date -u +%Y-%m-%d-%H%M%S).log # what ended the start before stays readable
     on_hosts all "cd big_vit_lite && nohup python3 -m big_vit_lite.train $options \
-      > ~/big_vit_lite.log 2>&1 < /dev/null &"
-    on_hosts 0 "tail -n +1 -F big_vit_lite.log"
+      >> ~/$log 2>&1 < /dev/null &"
+    on_hosts 0 "tail -n +1 -F $log"
     ;;
   stop)
     on_hosts all "pkill -TERM -f '[b]ig_vit_lite.train'"

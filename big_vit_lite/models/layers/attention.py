@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Key
 from big_vit_lite.models.layers.inits import kernel_init
 from big_vit_lite.models.layers.linear import add_bias, product
 from big_vit_lite.models.layers.noise import dropout
+from big_vit_lite.models.layers.param import param
 from big_vit_lite.parallel import axis_size, constrain, whole_tokens
 
 Heads = Float[Array, "b n h k"]
@@ -183,10 +184,10 @@ class Projection(nn.Module):
             init = kernel_init(self.init_rule, "qkv")
             return init(key, (width, shape[1] * shape[2]), dtype).reshape(shape)
 
-        kernel = self.param("kernel", flat_init, (width, *self.features))
+        kernel = param(self, "kernel", flat_init, (width, *self.features))
         y = product(rows(x).astype(self.dtype), kernel.reshape(width, -1), self.grad_dtype)
         if self.bias:
-            bias = self.param("bias", nn.initializers.zeros, self.features)
+            bias = param(self, "bias", nn.initializers.zeros, self.features)
             y = add_bias(y, bias.reshape(-1), self.grad_dtype)
         return y.reshape(*x.shape[:-1], *self.features)
 
@@ -209,12 +210,12 @@ class Merge(nn.Module):
             init = kernel_init(self.init_rule, "out", self.depth)
             return init(key, (shape[0] * shape[1], shape[2]), dtype).reshape(shape)
 
-        kernel = self.param("kernel", flat_init, (heads, per_head, self.features))
+        kernel = param(self, "kernel", flat_init, (heads, per_head, self.features))
         leading = x.shape[:-2]
         x = rows(x.reshape(*leading, heads * per_head))
         y = product(x, kernel.reshape(-1, self.features), self.grad_dtype)
         if self.bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            bias = param(self, "bias", nn.initializers.zeros, (self.features,))
             y = add_bias(y, bias, self.grad_dtype)
         return y.reshape(*leading, self.features)
 

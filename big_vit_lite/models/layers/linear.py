@@ -14,8 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from big_vit_lite.config import InputError
-
-Initializer = nn.initializers.Initializer
+from big_vit_lite.models.layers.param import Initializer, param
 
 
 def product(
@@ -66,10 +65,10 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... e"]:
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        kernel = param(self, "kernel", self.kernel_init, (x.shape[-1], self.features))
         y = product(x.astype(self.dtype), kernel, self.grad_dtype)
         if self.bias:
-            bias = self.param("bias", self.bias_init, (self.features,))
+            bias = param(self, "bias", self.bias_init, (self.features,))
             y = add_bias(y, bias, self.grad_dtype)
         return y
 

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from big_vit_lite.models.layers.param import param
+
 
 class LayerNorm(nn.Module):
     """Layer normalisation (Ba 2016): biased variance, statistics in float32, output in `dtype`.
@@ -23,9 +25,9 @@ class LayerNorm(nn.Module):
         x = x.astype(jnp.float32)
         x = x - x.mean(axis=-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + self.eps)
-        x = x * self.param("scale", nn.initializers.ones, x.shape[-1:])
+        x = x * param(self, "scale", nn.initializers.ones, x.shape[-1:])
         if self.bias:
-            x = x + self.param("bias", nn.initializers.zeros, x.shape[-1:])
+            x = x + param(self, "bias", nn.initializers.zeros, x.shape[-1:])
         return x.astype(self.dtype)
 
 
@@ -36,5 +38,5 @@ class LayerScale(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-        scale = self.param("scale", nn.initializers.constant(self.value), x.shape[-1:])
+        scale = param(self, "scale", nn.initializers.constant(self.value), x.shape[-1:])
         return x * scale.astype(x.dtype)

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 from big_vit_lite.config import InputError
 from big_vit_lite.models.layers.inits import torch_uniform
 from big_vit_lite.models.layers.linear import add_bias, product
+from big_vit_lite.models.layers.param import param
 
 
 def patch_grid(
@@ -74,7 +75,7 @@ class PatchEmbedding(nn.Module):
         rows, columns = patch_grid(images.shape[1:3], self.patch, self.stride, self.drop_edge)
         shape = (*self.patch, images.shape[-1], self.width)
         init = torch_uniform() if self.init_rule == "torch" else nn.initializers.lecun_normal()
-        kernel = self.param("kernel", init, shape)
+        kernel = param(self, "kernel", init, shape)
         images = images.astype(self.dtype)
         if self.stride == self.patch:
             images = images[:, : rows * self.patch[0], : columns * self.patch[1]]
@@ -90,7 +91,7 @@ class PatchEmbedding(nn.Module):
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
         if self.bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.width,))
+            bias = param(self, "bias", nn.initializers.zeros, (self.width,))
             x = add_bias(x, bias, self.grad_dtype)
         return x
 
@@ -110,9 +111,9 @@ class FlatPatchEmbedding(nn.Module):
     def __call__(self, patches: Float[Array, "b n p"]) -> Float[Array, "b n d"]:
         shape = (*self.patch, self.channels, self.width)
         init = torch_uniform() if self.init_rule == "torch" else nn.initializers.lecun_normal()
-        kernel = self.param("kernel", init, shape).reshape(-1, self.width)
+        kernel = param(self, "kernel", init, shape).reshape(-1, self.width)
         x = product(patches.astype(self.dtype), kernel, self.grad_dtype)
         if self.bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.width,))
+            bias = param(self, "bias", nn.initializers.zeros, (self.width,))
             x = add_bias(x, bias, self.grad_dtype)
         return x

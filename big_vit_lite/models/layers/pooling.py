@@ -6,6 +6,7 @@ from jaxtyping import Array, Bool, Float
 
 from big_vit_lite.models.layers.attention import Mask
 from big_vit_lite.models.layers.blocks import BlockSpec, Mlp
+from big_vit_lite.models.layers.param import param
 
 
 class AttentionPooling(nn.Module):
@@ -18,7 +19,7 @@ class AttentionPooling(nn.Module):
         self, tokens: Float[Array, "b n d"], mask: Mask | None = None
     ) -> Float[Array, "b d"]:
         batch, _, width = tokens.shape
-        probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, width))
+        probe = param(self, "probe", nn.initializers.xavier_uniform(), (1, 1, width))
         probe = jnp.broadcast_to(probe.astype(tokens.dtype), (batch, 1, width))
         x, _ = self.spec.attend("MultiHeadDotProductAttention_0")(probe, tokens, mask=mask)
         y = self.spec.norm("LayerNorm_0")(x)

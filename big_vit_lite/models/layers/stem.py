@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from big_vit_lite.config import InputError
+from big_vit_lite.models.layers.param import param
 from big_vit_lite.models.sizes import maps_stride
 from big_vit_lite.parallel import constrain
 
@@ -83,7 +84,7 @@ class StandardizedConvolution(nn.Module):
     @nn.compact
     def __call__(self, x: Maps) -> Maps:
         shape = (self.side, self.side, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        kernel = param(self, "kernel", nn.initializers.lecun_normal(), shape)
         kernel = kernel - kernel.mean(axis=(0, 1, 2))
         variance = jnp.square(kernel).mean(axis=(0, 1, 2))
         kernel = kernel / STANDARDIZE[self.spec.standardize](variance)
@@ -110,8 +111,8 @@ class GroupNorm(nn.Module):
         variance = jnp.square(grouped).mean(axis=(1, 3), keepdims=True)
         grouped = grouped * jax.lax.rsqrt(variance + self.spec.norm_eps)
         start = nn.initializers.zeros if self.zero else nn.initializers.ones
-        scale = self.param("scale", start, (features,))
-        bias = self.param("bias", nn.initializers.zeros, (features,))
+        scale = param(self, "scale", start, (features,))
+        bias = param(self, "bias", nn.initializers.zeros, (features,))
         return (grouped.reshape(x.shape) * scale + bias).astype(self.spec.dtype)
 
 
