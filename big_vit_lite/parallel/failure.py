@@ -118,7 +118,9 @@ def _watch_others(over: threading.Event) -> None:
         if (told := _told()) is None:
             continue
         _code, process = told
-        if process != _index() and not over.wait(FOLLOW_SECONDS):
+        # Process 0 goes last: without its service JAX aborts the others, with pages of stacks.
+        seconds = FOLLOW_SECONDS if _index() else END_SECONDS + 1
+        if process != _index() and not over.wait(seconds):
             print(f"process {process} failed, see there; this one ends, too.", file=sys.stderr)
             _leave(_code)
         return
@@ -142,12 +144,13 @@ def _watch_abort(over: threading.Event) -> None:
     handle(signal.SIGABRT, sleep)
     while not over.wait(0.5):
         if handle(signal.SIGABRT, sleep) != sleep:
-            print(
-                f"process {_index()} was aborted, most likely because another one ended or has "
-                "been silent for too long. The last checkpoint stands: run the same command again "
-                "on all hosts.",
-                file=sys.stderr,
-            )
+            if _code == PEER_ENDED:
+                print(
+                    f"process {_index()} was aborted, most likely because another one ended or has "
+                    "been silent for too long. The last checkpoint stands: run the same command "
+                    "again on all hosts.",
+                    file=sys.stderr,
+                )
             _leave(_code)
     handle(signal.SIGABRT, None)
 

@@ -27,5 +27,5 @@ def command():
 
 
 if __name__ == "__main__":
-    failure.END_SECONDS, failure.FOLLOW_SECONDS = 3, 0
+    failure.END_SECONDS, failure.FOLLOW_SECONDS = 2, 0
     sys.exit(parallel.ending(command))
