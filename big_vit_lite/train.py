@@ -32,6 +32,7 @@ from big_vit_lite import (
     data,
     describe,
     evals,
+    instruments,
     optim,
     parallel,
     plan,
@@ -65,10 +66,10 @@ def train(
         run, assembly.abstract_params(parts), parts.steps, parts.batches.examples
     )
     with (
-        open_watchdog(parts) as watchdog,
+        instruments.watchdog(parts) as watchdog,
         StopRequest() if stop is None else contextlib.nullcontext(stop) as stop,
-        open_keeper(parts, workdir) as keeper,
-        open_log(parts, workdir) as log,
+        instruments.keeper(parts, workdir) as keeper,
+        instruments.log(parts, workdir) as log,
     ):
         last = parallel.by_first("latest", lambda: keeper.latest)
         if last is not None:
@@ -124,12 +125,13 @@ def loop(
     `speed` is what the first row of training says beside its own numbers.
     """
     run, steps, first = parts.run, parts.steps, int(state["step"])
-    save_every, log_every = period(parts, run.checkpoint.every), period(parts, run.report.every)
+    save_every = instruments.period(parts, run.checkpoint.every)
+    log_every = instruments.period(parts, run.report.every)
     began = time.monotonic() - meta.get("wall_s", 0.0)
     results = dict(meta.get("results", {}))
     watch = report.LossWatch(parts.batches, run.optim.skip_nonfinite, log.say, meta.get("left_out"))
-    pace, flops = open_pace(parts), assembly.step_flops(parts)
-    profile = open_profile(parts, log.workdir, training)
+    pace, flops = instruments.pace(parts), assembly.step_flops(parts)
+    profile = instruments.profile(parts, log.workdir, training)
     skips = data.Skips(run.data.skip_limit, log.say, meta.get("bad_examples"))
     votes = parallel.Votes(parts.mesh)
 
@@ -226,59 +228,11 @@ def first_state(parts, keeper, training, last: int | None, log, workdir) -> tupl
     return state, {}
 
 
-def period(parts, duration) -> int | None:
-    """A duration of the config in steps; None stays None."""
-    if duration is None:
-        return None
-    return max(1, config.steps_of(duration, parts.run, parts.batches.examples, parts.steps))
-
-
 def evaluations_due(parts, step: int, saved: bool) -> list[evals.Scheduled]:
     """What is measured after a step: a checkpoint is never without what keep_best judges it by."""
     best = parts.run.checkpoint.keep_best
     judge = best.partition("/")[0] if best and saved else None
     return [e for e in parts.evaluations if e.name == judge or e.due(step, parts.steps)]
-
-
-def open_keeper(parts, workdir: storage.Place):
-    """The checkpoints of a run."""
-    c = parts.run.checkpoint
-    return checkpoint.Keeper(
-        workdir / "checkpoints", c.keep, period(parts, c.keep_every), c.keep_best, c.best_mode
-    )
-
-
-def open_log(parts, workdir: storage.Place):
-    """Where the numbers of a run go: the first process's part, of which the others have none."""
-    r = parts.run.report
-    if not parallel.is_first():
-        return report.Silent(workdir)
-    return report.open(
-        workdir, parts.steps, r.tensorboard, r.wandb, parts.run.name, parts.run.to_dict()
-    )
-
-
-def open_watchdog(parts):
-    """What tells of a run that stands still, in every process of it."""
-    name = f" of process {jax.process_index()}" if parallel.several() else ""
-    return report.Watchdog(parts.run.report.watchdog_s, name)
-
-
-def open_profile(parts, workdir: storage.Place, training):
-    """What traces steps; processes that share a host would write to the same files of a folder."""
-    folder = workdir / "profile"
-    if parallel.several():
-        folder = folder / f"process_{jax.process_index()}"
-    return report.Profile(parts.run.report.profile, folder, training.at)
-
-
-def open_pace(parts):
-    """The speedometer of a run."""
-    return report.Pace(
-        parts.run.data.batch_size,
-        parts.mesh.size,
-        report.peak_flops(parts.mesh.devices.flat[0]),
-    )
 
 
 def dated_folder(run: config.Run) -> Path:

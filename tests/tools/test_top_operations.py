@@ -10,7 +10,7 @@ import jax
 import pytest
 import small
 
-from big_vit_lite import config, parallel, storage, train
+from big_vit_lite import config, instruments, parallel, storage
 from big_vit_lite.plan.hlo import Program
 from big_vit_lite.report.profile import PROFILE, Profile
 from big_vit_lite.train import main
@@ -105,10 +105,10 @@ def test_processes_on_one_host_have_a_folder_each(monkeypatch):
     parts = type("Parts", (), {"run": small.make_run()})
     training = type("Training", (), {"at": staticmethod(lambda step: None)})
     workdir = storage.place("runs/a")
-    assert train.open_profile(parts, workdir, training).directory == workdir / "profile"
+    assert instruments.profile(parts, workdir, training).directory == workdir / "profile"
     monkeypatch.setattr(parallel, "several", lambda: True)
     monkeypatch.setattr(jax, "process_index", lambda: 3)
-    folder = train.open_profile(parts, workdir, training).directory
+    folder = instruments.profile(parts, workdir, training).directory
     assert folder == workdir / "profile" / "process_3"
 
 
