@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -168,20 +168,41 @@ class Start(NamedTuple):
     by_leaf: str
 
 
-def init_params(parts: Parts, params: Any) -> Start:
+def init_params(parts: Parts, abstract: Any) -> Start:
     """What `run.init` gives, a checkpoint or published weights, as `run.init_rules` fit it to the
-    model, and of `params`, freshly drawn, what the rules leave out.
+    model, and initial values for what the rules leave out.
+
+    Args:
+        abstract: shapes and shardings of the parameters.
 
     Raises:
         InputError: see checkpoint.transfer_params and weights.load.
     """
-    own = to_stored(parts, params)
-    found, told = read_init(parts, stored_form(parts, jax.eval_shape(lambda: params)))
-    merged = jax.tree.map_with_path(
-        lambda path, x: found.leaves.get(parallel.path_name(path), x), own
-    )
+    stored = stored_form(parts, abstract)
+    found, told = read_init(parts, stored)
+    leaves = found.leaves | initial_values(parts, stored, found.fresh)
+    params = jax.tree.map_with_path(lambda path, _: leaves[parallel.path_name(path)], stored)
     told = f"started from {parts.run.init}: {told}{found.describe()}"
-    return Start(from_stored(parts, merged), told, found.by_leaf())
+    return Start(from_stored(parts, params), told, found.by_leaf())
+
+
+def initial_values(parts: Parts, stored: Any, names: Collection[str]) -> dict[str, jax.Array]:
+    """Parameters by path, as the run's seed draws them; no others are drawn.
+
+    Args:
+        stored: shapes and shardings of all parameters, in the form of checkpoints.
+    """
+    if not names:
+        return {}
+    wanted = {parallel.path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(stored)}
+
+    def draw(key: jax.Array) -> dict[str, jax.Array]:
+        drawn = models.unstack_layers(parts.task.init(key))
+        leaves = {parallel.path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(drawn)}
+        return {name: leaves[name] for name in names}
+
+    shardings = {name: wanted[name].sharding for name in names}
+    return jax.jit(draw, out_shardings=shardings)(jax.random.key(parts.run.seed))
 
 
 def read_init(parts: Parts, abstract: Any) -> tuple[checkpoint.Transferred, str]:

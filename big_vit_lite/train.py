@@ -214,18 +214,15 @@ def first_state(parts, keeper, training, last: int | None, log, workdir) -> tupl
         shardings = jax.tree.map(lambda x: x.sharding, kept)
         state = jax.device_put(assembly.from_stored(parts, state), shardings)
         return assembly.with_teacher(parts, state, training), meta
-    state = assembly.with_teacher(parts, training.init(), training)
-    if parts.run.init is not None:
-        start = assembly.init_params(parts, state["params"])
-        log.say(f"{start.told}; each by name in {workdir / 'init.txt'}")
-        if parallel.is_first():
-            storage.replace(workdir / "init.txt", start.by_leaf.encode())
-        state["params"] = start.params
-        if "features" in parts.batches.spec:
-            agreement.check_features(parts.run, assembly.image_leaves(parts, start.params))
-        if "ema" in state:
-            state["ema"] = jax.tree.map(jax.numpy.copy, state["params"])
-    return state, {}
+    if parts.run.init is None:
+        return assembly.with_teacher(parts, training.init(), training), {}
+    start = assembly.init_params(parts, training.abstract["params"])
+    log.say(f"{start.told}; each by name in {workdir / 'init.txt'}")
+    if parallel.is_first():
+        storage.replace(workdir / "init.txt", start.by_leaf.encode())
+    if "features" in parts.batches.spec:
+        agreement.check_features(parts.run, assembly.image_leaves(parts, start.params))
+    return assembly.with_teacher(parts, training.init(start.params), training), {}
 
 
 def evaluations_due(parts, step: int, saved: bool) -> list[evals.Scheduled]:

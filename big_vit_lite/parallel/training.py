@@ -63,7 +63,7 @@ class Optimizer(Protocol):
 class Training(NamedTuple):
     """A run's two compiled functions and the shapes they work on."""
 
-    init: Callable[[], State]  # a fresh state, born sharded
+    init: Callable[..., State]  # a fresh state, born sharded; of the parameters it is given, if any
     step: Callable[[State, Batch], tuple[State, dict]]  # donates the state it is given
     abstract: State  # ShapeDtypeStructs with shardings
     compiled: Any  # the step's jax.stages.Compiled: memory_analysis(), as_text()
@@ -261,8 +261,9 @@ def compile_training(
         lambda params: first_state(params, optimizer), donate_argnums=0, out_shardings=born
     )
 
-    def init_sharded() -> State:
-        state = jax.block_until_ready(begin(draw(jax.random.key(seed))))
+    def init_sharded(params=None) -> State:
+        params = draw(jax.random.key(seed)) if params is None else params
+        state = jax.block_until_ready(begin(params))
         return_freed_memory()
         return state
 

@@ -34,12 +34,11 @@ def parts_for(path, rules=(), side=(16, 16), classes=7, **model):
 def started(parts):
     assembly.check_init(parts.run)
     abstract = jax.eval_shape(parts.task.init, jax.random.key(0))
-    shardings = parallel.state_shardings(abstract, parts.mesh)
     rng = np.random.default_rng(0)  # initial values need no compiled step here
     drawn = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(x.dtype), abstract)
-    fresh = jax.device_put(drawn, shardings)
-    start = assembly.init_params(parts, fresh)
-    return start.params, start.told, fresh
+    parts.task.init = lambda key: drawn
+    start = assembly.init_params(parts, parallel.with_shardings(abstract, parts.mesh))
+    return start.params, start.told, drawn
 
 
 def test_all_of_the_same_model(vit_folder):
@@ -67,6 +66,33 @@ def test_scanned_layers_another_head_and_resampled_positions(vit_folder):
     np.testing.assert_allclose(params["pos_embedding"][0, 1:], wanted, rtol=1e-6, atol=1e-7)
     assert "initial values: head/bias, head/kernel; left out: head/bias, head/kernel" in told
     assert "pos_embedding resized from (1, 17, 32) to (1, 17, 32)" in told  # 4 x 4 and 2 x 8
+
+
+def test_what_is_left_out_is_drawn_as_in_a_run_from_scratch(vit_folder):
+    rules = (("^embedding/", "skip"), ("block_1/MlpBlock_0/Dense_0/kernel", "skip"))
+    parts = parts_for(vit_folder, rules, scan=True)
+    abstract = jax.eval_shape(parts.task.init, jax.random.key(0))
+    params = assembly.init_params(parts, parallel.with_shardings(abstract, parts.mesh)).params
+    drawn = jax.jit(parts.task.init)(jax.random.key(parts.run.seed))
+    np.testing.assert_array_equal(params["embedding"]["kernel"], drawn["embedding"]["kernel"])
+    kernel, fresh = (
+        x["Transformer"]["encoderblock"]["MlpBlock_0"]["Dense_0"]["kernel"] for x in (params, drawn)
+    )
+    loaded = parity.loaded("L09-vit").params["Transformer"]["encoderblock_0"]
+    np.testing.assert_array_equal(kernel[1], fresh[1])
+    np.testing.assert_array_equal(kernel[0], loaded["MlpBlock_0"]["Dense_0"]["kernel"])
+
+
+def test_all_of_it_is_taken_without_drawing_anything(vit_folder):
+    parts = parts_for(vit_folder)
+    abstract = jax.eval_shape(parts.task.init, jax.random.key(0))
+
+    def draw(key):
+        raise AssertionError("something is drawn")
+
+    parts.task.init = draw
+    params = assembly.init_params(parts, parallel.with_shardings(abstract, parts.mesh)).params
+    jax.tree.map(np.testing.assert_array_equal, params, parity.loaded("L09-vit").params)
 
 
 def test_the_encoder_of_a_masked_autoencoder(tmp_path):
