@@ -4,12 +4,13 @@ import json
 import re
 import shlex
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import test_docs
 
-from big_vit_lite import checks, config, parallel, plan, train
+from big_vit_lite import checks, config, evaluate, parallel, plan, train
 from big_vit_lite.report.profile import PROFILE
 
 ROOT = Path(__file__).parent.parent
@@ -51,18 +52,24 @@ def test_what_is_marked_runs_and_the_table_has_every_key(blocks, tmp_path, monke
     assert named - keys <= {"train/bad_examples"}
 
 
-def test_the_other_trainings_would_be_understood(blocks):
+OPTIONS = {
+    "big_vit_lite.train": (PROFILE, *parallel.OPTIONS, *plan.OPTIONS),
+    "big_vit_lite.evaluate": evaluate.OPTIONS,
+}
+
+
+def test_the_other_commands_would_be_understood(blocks):
     """Every one is read and checked in full, for the devices it names or 8."""
-    seen = 0
+    seen = Counter()
     for words in lines(blocks):
-        if words[:3] != ["python", "-m", "big_vit_lite.train"]:
+        if words[:2] != ["python", "-m"]:
             continue
         told: dict = {}
         config.command_line(
             words[3:],
             program="",
             about="",
-            options=(PROFILE, *parallel.OPTIONS, *plan.OPTIONS),
+            options=OPTIONS[words[2]],
             checks=(
                 checks.sizes,
                 checks.transforms,
@@ -71,8 +78,8 @@ def test_the_other_trainings_would_be_understood(blocks):
             ),
             begin=told.update,
         )
-        seen += 1
-    assert seen >= 9
+        seen[words[2]] += 1
+    assert seen["big_vit_lite.train"] >= 9 and seen["big_vit_lite.evaluate"] >= 1
 
 
 def test_scripts_of_the_page_are_bash_and_name_files_that_are_there(blocks):
