@@ -1,9 +1,11 @@
-"""What a run must share with what it reads: captions, vocabularies, classes, features of images.
+"""What a run must share with what it reads: captions, vocabularies, classes, features of images;
+and what its processes must share with each other.
 
 Each check is of something that fits by its shapes and would mean something else.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +13,37 @@ import jax
 import numpy as np
 
 from big_vit_lite import config, data, optim, parallel
+from big_vit_lite.config.errors import show
+
+OWN = re.compile(r"(data|evals)\..*path")
+"""What each process may have of its own: data can lie elsewhere on each host."""
+
+
+def check_processes(run: config.Run) -> None:
+    """Raises InputError, in all processes of a run, unless they have one config.
+
+    Other learning rates would train on without a word, other lengths wait for each other for ever.
+    """
+    first, *others = map(config.Run.from_json, parallel.gather("config", run.to_json()))
+    for process, other in enumerate(others, 1):
+        for key, here, there in config.differences(first, other):
+            if not OWN.fullmatch(key):
+                raise config.InputError(
+                    f"{key} is {show(here)} in process 0 and {show(there)} in process "
+                    f"{process}: give all processes the same command, config file and version."
+                )
+
+
+def check_lengths(examples: int, steps: int) -> None:
+    """Raises InputError, in all processes of a run, unless all found as much to train on."""
+    first, *others = parallel.gather("lengths", [examples, steps])
+    for process, other in enumerate(others, 1):
+        if other != first:
+            raise config.InputError(
+                f"process 0 found {first[0]:,} training examples, for {first[1]:,} steps, and "
+                f"process {process} {other[0]:,}, for {other[1]:,}: all want a copy of the same "
+                "data."
+            )
 
 
 def check_text(run: config.Run, task) -> None:

@@ -41,10 +41,12 @@ def assemble(run: config.Run) -> Parts:
     Raises:
         InputError: wrong input that only files or devices show.
     """
+    agreement.check_processes(run)
     parallel.start(run.deterministic)
     mesh = parallel.make_mesh(run.mesh)
     batches = data.train_stream(run.data, run.seed, mesh)
     parts = assemble_step(run, mesh, batches)
+    agreement.check_lengths(batches.examples, parts.steps)
     agreement.check_text(run, parts.task)
     if "features" in batches.spec:
         agreement.check_locked(run, abstract_params(parts))

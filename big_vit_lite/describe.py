@@ -53,6 +53,15 @@ def text(transform) -> dict[str, Any]:
     }
 
 
+def resume(last: int, steps: int, before: config.Run, now: config.Run) -> str:
+    """Where a run goes on, and what of its config is not as it was."""
+    line = f"goes on from the checkpoint of step {last:,} of {steps:,}"
+    if last >= steps:
+        line = f"the checkpoint of step {last:,} is the last of {steps:,}: nothing is left to train"
+    changed = config.changes(before, now)
+    return f"{line}; changed since: {changed}" if changed else line
+
+
 def mesh(mesh) -> str:
     """'8 x TPU v5 lite (data 2, fsdp 4)'."""
     axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)

@@ -47,6 +47,16 @@ def profile(parts, workdir: storage.Place, training):
     return report.Profile(parts.run.report.profile, folder, training.at)
 
 
+def check_profile(parts) -> None:
+    """Raises InputError if the steps to be traced come after the last one."""
+    wanted = parts.run.report.profile
+    if wanted is not None and wanted[0] >= parts.steps:
+        raise config.InputError(
+            f"report.profile asks for steps {wanted[0]:,} to {wanted[1]:,}, counted from 0, and "
+            f"the run has {parts.steps:,}: nothing would be traced."
+        )
+
+
 def pace(parts):
     """The speedometer of a run."""
     return report.Pace(

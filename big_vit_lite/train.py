@@ -62,6 +62,7 @@ def train(
     """
     began_at, workdir = time.time(), storage.place(workdir)
     parts = assembly.assemble(run)
+    instruments.check_profile(parts)
     optimizer = optim.build(
         run, assembly.abstract_params(parts), parts.steps, parts.batches.examples
     )
@@ -74,7 +75,8 @@ def train(
         last = parallel.by_first("latest", lambda: keeper.latest)
         if last is not None:
             meta = checkpoint.read_meta(keeper.directory)
-            config.check_resume(config.Run.from_json(meta["config"]), run)
+            before = config.Run.from_json(meta["config"])
+            config.check_resume(before, run)
             agreement.check_class_names(run, parts.batches.class_names, meta)
             agreement.check_vocabulary(parts.task, meta, "the run in this workdir")
             agreement.check_teacher(run, parts.task, meta)
@@ -84,6 +86,8 @@ def train(
             agreement.check_features(run, None)
         if parallel.is_first():
             storage.replace(workdir / "config.json", run.to_json().encode())
+        if last is not None:
+            log.say(describe.resume(last, parts.steps, before, run))
         log.say(f"{workdir}: {parts.steps:,} steps on {describe.mesh(parts.mesh)}; compiling")
         log.say(describe.data(parts))
         if run.mesh.stage > 1:

@@ -10,9 +10,7 @@ import signal
 import sys
 import threading
 
-STOPPED = 3
-"""Exit code of a run that a signal stopped: what there was to save is saved, and the same command
-goes on from there."""
+from big_vit_lite.exit_codes import STOPPED as STOPPED
 
 
 class StopRequest:
@@ -89,10 +87,18 @@ class StopRequest:
             if (code := self._at_start) is not None:
                 # No print: the main thread may hold the lock of stderr.
                 os.write(2, f"{_name(number)} before the first step: nothing to save.\n".encode())
+                _tell_others(code)
                 os._exit(code)
             if asked:
                 os._exit(128 + number)
             asked = True
+
+
+def _tell_others(code: int) -> None:
+    # Imports nothing: the main thread may be in the middle of the same import.
+    failure = sys.modules.get("big_vit_lite.parallel.failure")
+    if (announce := getattr(failure, "announce_stop", None)) is not None:
+        announce(code)
 
 
 def _name(number: int) -> str:

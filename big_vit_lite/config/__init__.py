@@ -22,7 +22,13 @@ from big_vit_lite.config.errors import (
 )
 from big_vit_lite.config.load import load
 from big_vit_lite.config.model import Model
-from big_vit_lite.config.resume import RESUMABLE, check_resume, differences, same_texts
+from big_vit_lite.config.resume import (
+    RESUMABLE,
+    changes,
+    check_resume,
+    differences,
+    same_texts,
+)
 from big_vit_lite.config.rules import splits
 from big_vit_lite.config.rules_mesh import check_devices, mesh_sizes, microbatches
 from big_vit_lite.config.schema import (
@@ -67,6 +73,7 @@ __all__ = [
     "Text",
     "beside",
     "check_devices",
+    "changes",
     "check_resume",
     "command_line",
     "differences",

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from big_vit_lite.exit_codes import PEER_ENDED as PEER_ENDED
+
 
 class InputError(ValueError):
     """Wrong input from the user: one sentence, or one line for each fault. Exit code 2.
@@ -23,12 +25,8 @@ class RunError(RuntimeError):
     """The run itself failed (NaN loss, lost data, full disk): one sentence. Exit code 1."""
 
 
-PEER_ENDED = 4
-"""Exit code of PeerError: the machine's fault or another process's, so the same command goes on."""
-
-
 class PeerError(RuntimeError):
-    """Another process of this run ended, or did not come: one sentence. Exit code 4."""
+    """Another process of this run ended, or did not come: one sentence. Exit code PEER_ENDED."""
 
 
 class _Absent:

@@ -68,6 +68,18 @@ def _compare(old: Any, new: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
         yield key, old, new
 
 
+LENGTHS = ("steps", "epochs", "examples")
+
+
+def changes(old: Run, new: Run) -> str:
+    """What differs between two configs of one run, for a line of its log; "" if nothing does."""
+    found = differences(old, new)
+    said = ", ".join(f"{key} {show(before)} -> {show(after)}" for key, before, after in found)
+    if any(key in LENGTHS for key, _, _ in found):
+        said += " (schedules follow the new length from here)"
+    return said
+
+
 def check_resume(old: Run, new: Run) -> None:
     """Refuses to go on with a run under another config, but for the fields of RESUMABLE.
 

@@ -7,21 +7,25 @@ JAX's own client misses a heartbeat, or the service itself, and aborts.
 """
 
 import atexit
+import contextlib
 import ctypes
 import faulthandler
 import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 from big_vit_lite.config import PEER_ENDED, exit_code
+from big_vit_lite.exit_codes import STOPPED
 
 END_SECONDS = 10  # how long a process that failed waits for the others to say the same
 SHARED_SECONDS = 3  # the same, if what failed is a computation that all of them share
 FOLLOW_SECONDS = 5  # how long one that hears of a failure has for saying its own
+STOP_SECONDS = 2  # how long the others, which ask each second, have for hearing of a stop
 _ENDED = "big_vit_lite/ended"  # "CODE PROCESS" of the first that failed
 _OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")  # no peer's fault
 _code = PEER_ENDED  # what this process ends with if it is aborted
@@ -93,6 +97,29 @@ def announce(code: int) -> int:
     return code
 
 
+def announce_stop(code: int) -> None:
+    """Tells the other processes, if this one has joined any, that a signal stops it before the
+    first step, so that they need not wait for it; returns once they can have heard.
+
+    For a thread of signals: also while the main thread imports JAX, or is in C++.
+    """
+    distributed = sys.modules.get("jax._src.distributed")
+    state = getattr(distributed, "global_state", None)
+    service = getattr(state, "client", None)
+    if service is None:
+        return
+
+    def tell() -> None:
+        with contextlib.suppress(Exception):  # the service is gone, or another has told before
+            service.key_value_set(_ENDED, f"{code} {state.process_id}")
+
+    telling = threading.Thread(target=tell, daemon=True)
+    telling.start()
+    telling.join(STOP_SECONDS)
+    if state.process_id == 0:  # what it has told goes with it
+        time.sleep(STOP_SECONDS)
+
+
 def follow() -> None:
     """Starts what ends this process when another one has failed, died or fallen silent."""
     over = threading.Event()
@@ -118,10 +145,15 @@ def _watch_others(over: threading.Event) -> None:
         if (told := _told()) is None:
             continue
         _code, process = told
+        stopped = _code == STOPPED
         # Process 0 goes last: without its service JAX aborts the others, with pages of stacks.
-        seconds = FOLLOW_SECONDS if _index() else END_SECONDS + 1
+        if _index():
+            seconds = 0 if stopped else FOLLOW_SECONDS
+        else:
+            seconds = STOP_SECONDS if stopped else END_SECONDS + 1
         if process != _index() and not over.wait(seconds):
-            print(f"process {process} failed, see there; this one ends, too.", file=sys.stderr)
+            how = "was stopped before the first step" if stopped else "failed, see there"
+            print(f"process {process} {how}; this one ends, too.", file=sys.stderr)
             _leave(_code)
         return
 

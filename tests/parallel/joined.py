@@ -7,6 +7,7 @@ import sys
 import time
 
 from big_vit_lite import config, parallel
+from big_vit_lite.checkpoint import STOPPED, StopRequest
 from big_vit_lite.parallel import cluster, failure
 
 OPTIONS = (
@@ -28,4 +29,5 @@ def command():
 
 if __name__ == "__main__":
     failure.END_SECONDS, failure.FOLLOW_SECONDS = 2, 0
-    sys.exit(parallel.ending(command))
+    with StopRequest(at_start=STOPPED):
+        sys.exit(parallel.ending(command))

@@ -57,6 +57,16 @@ def test_one_that_fails_gives_the_others_its_exit_code(tmp_path, fails):
     assert several.output(tmp_path, 1 - fails) == said
 
 
+@pytest.mark.parametrize("stopped", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_signal_to_one_before_the_first_step_stops_all(tmp_path, stopped):
+    two = several.start(JOINED, 2, 1, tmp_path)
+    wait_until_joined(two, tmp_path)
+    two[stopped].send_signal(signal.SIGTERM)
+    assert several.wait(two, 20) == [3, 3]
+    said = f"joined\nprocess {stopped} was stopped before the first step; this one ends, too."
+    assert several.output(tmp_path, 1 - stopped) == said
+
+
 def test_one_whose_others_do_not_come_ends_with_4(tmp_path):
     (first, second) = several.start(JOINED, 2, 1, tmp_path, "--start", 2)
     second.kill()

@@ -1,0 +1,72 @@
+"""Processes of one run start only with one config and as much data; the log says what changed."""
+
+import pytest
+import small
+
+from big_vit_lite import agreement, config, describe, instruments, parallel
+from big_vit_lite.config import InputError
+
+
+def others_have(monkeypatch, *values):
+    """What the other processes say, behind this one."""
+    monkeypatch.setattr(parallel, "gather", lambda name, value: [value, *values])
+
+
+def make(**fields):
+    return small.make_run(**fields)
+
+
+def test_processes_with_one_config_start(monkeypatch):
+    run = make()
+    others_have(monkeypatch, run.to_json())
+    agreement.check_processes(run)
+    # Each host may have its copy of the data elsewhere.
+    split = {"source": "synthetic", "transform": "", "path": "/here"}
+    here = make().model_copy(update={"data": config.Data(batch_size=16, train=split)})
+    there = config.Data(batch_size=16, train=split | {"path": "/there"})
+    others_have(monkeypatch, here.model_copy(update={"data": there}).to_json())
+    agreement.check_processes(here)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"optim": {"lr": 0.5}}, r"optim.lr is 0.001 in process 0 and 0.5 in process 2: give all"),
+        ({"mesh": {"fsdp": 2}}, r"mesh.fsdp is 1 in process 0 and 2 in process 2: give all"),
+        ({"model": {"depth": 2}}, r"model.depth is 3 in process 0 and 2 in process 2: give all"),
+    ],
+)
+def test_another_config_in_one_process_is_named(monkeypatch, fields, said):
+    others_have(monkeypatch, make().to_json(), make(**fields).to_json())
+    with pytest.raises(InputError, match=said):
+        agreement.check_processes(make())
+
+
+def test_other_data_in_one_process_is_named(monkeypatch):
+    others_have(monkeypatch, [1000, 60], [990, 60])
+    with pytest.raises(InputError, match="process 0 found 1,000 training examples, for 60 steps, "
+                       "and process 2 990, for 60: all want a copy of the same data"):  # fmt: skip
+        agreement.check_lengths(1000, 60)
+
+
+def test_the_line_of_a_run_that_goes_on():
+    run = make()
+    assert describe.resume(5, 20, run, run) == "goes on from the checkpoint of step 5 of 20"
+    longer = run.model_copy(update={"steps": 30, "mesh": config.Mesh(fsdp=2)})
+    assert describe.resume(5, 30, run, longer) == (
+        "goes on from the checkpoint of step 5 of 30; changed since: steps 20 -> 30, "
+        "mesh.fsdp 1 -> 2 (schedules follow the new length from here)"
+    )
+    assert describe.resume(20, 20, run, run) == (
+        "the checkpoint of step 20 is the last of 20: nothing is left to train"
+    )
+
+
+def test_a_trace_of_steps_that_never_come_is_refused():
+    run = make(report={"profile": (20, 22)})
+    parts = type("Parts", (), {"run": run, "steps": 20})
+    with pytest.raises(InputError, match="report.profile asks for steps 20 to 22, counted from 0, "
+                       "and the run has 20: nothing would be traced"):  # fmt: skip
+        instruments.check_profile(parts)
+    parts.steps = 21
+    instruments.check_profile(parts)
