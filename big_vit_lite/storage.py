@@ -261,13 +261,30 @@ def replace(place: Place, data: bytes) -> None:
     if isinstance(place, ObjectPath):
         place.write_bytes(data)
         return
-    temporary = place.with_name(f"{place.name}.tmp")
+    temporary = _temporary(place)
     with open(temporary, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, place)
     sync_folder(place.parent)
+
+
+def check_replaceable(place: Path) -> None:
+    """Tries, without leaving a trace, what `replace` does to a local file, bar a full disk.
+
+    Raises:
+        OSError: as `replace` would.
+    """
+    if place.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(place))
+    temporary = _temporary(place)
+    temporary.open("ab").close()
+    temporary.unlink()
+
+
+def _temporary(place: Path) -> Path:
+    return place.with_name(f"{place.name}.tmp")
 
 
 def sync_folder(folder: Path) -> None:

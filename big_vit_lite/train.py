@@ -72,7 +72,7 @@ def train(
         instruments.keeper(parts, workdir) as keeper,
         instruments.log(parts, workdir) as log,
     ):
-        last = parallel.by_first("latest", lambda: keeper.latest)
+        last = parallel.by_first("latest", lambda: checkpoint.latest(keeper.directory))
         if last is not None:
             meta = checkpoint.read_meta(keeper.directory)
             before = config.Run.from_json(meta["config"])

@@ -143,12 +143,23 @@ def test_place_is_taken_from_options_then_environment_then_slurm(monkeypatch):
         (["--process", "-1"], "wants this process's own number, from 0 on"),
         (["--coordinator", "a:1", "--processes", "2", "--process", "2"],
          "--process 2 is not among the 2 processes, which are counted from 0 to 1"),
+        (["--processes", "1", "--process", "3"],
+         "--process 3 contradicts --processes 1: the only process of a run is number 0; leave "),
     ],
 )  # fmt: skip
 def test_a_place_half_told_is_one_sentence(arguments, text, tmp_path, capsys):
     assert main(["--config", QUICKSTART, "--workdir", str(tmp_path), *arguments]) == 2
     error = capsys.readouterr().err
     assert text in error and "Traceback" not in error
+
+
+def test_the_only_process_of_a_run_is_number_0():
+    told = {"JAX_COORDINATOR_ADDRESS": "a-0.a:1234", "JAX_PROCESS_ID": "3"}
+    with pytest.raises(InputError, match="--process 3 contradicts --processes 1"):
+        cluster.find_place({}, told | {"JAX_NUM_PROCESSES": "1"})
+    assert cluster.find_place({"processes": 1, "process": 0}, {}) is None
+    # By hand, to run alone where the environment is that of a run of several.
+    assert cluster.find_place({"processes": 1}, told | {"JAX_NUM_PROCESSES": "4"}) is None
 
 
 def test_a_wrong_variable_is_named():

@@ -14,6 +14,7 @@ __all__, __getattr__, __dir__ = lazy.names(
         "StopRequest": "preemption",
         "find": "reading",
         "identity": "manifest",
+        "latest": "reading",
         "load_params": "reading",
         "read_meta": "reading",
         "transfer_arrays": "transfer",

@@ -56,32 +56,47 @@ def revoke(directory: Place) -> None:
         storage.sync_folder(directory)
 
 
+class Damage(InputError):
+    """A checkpoint is not what was written; another one may be."""
+
+
 def verify(directory: Place) -> None:
     """Reads every file of a checkpoint and compares it with the manifest.
 
     Raises:
-        InputError: naming the first file that is missing, truncated, altered or left over.
+        Damage: naming the first file that is missing, truncated, altered or left over.
+    """
+    wanted = check_sizes(directory)
+    hashes = _hashes(directory, list(wanted))
+    for name, entry in wanted.items():
+        if hashes[name] != entry["sha256"]:
+            raise Damage(
+                f"checkpoint {directory} is damaged: the file {name} has changed since it was "
+                "written (its sha256 differs)"
+            )
+
+
+def check_sizes(directory: Place) -> dict[str, dict]:
+    """Compares which files a checkpoint has, and their sizes, with the manifest; reads none else.
+
+    Returns:
+        {name: {"bytes": size, "sha256": hex digits}} of the manifest.
+
+    Raises:
+        Damage: as `verify`, but for a file that was altered and kept its size.
     """
     wanted, found = _read(directory), _files(directory)
     for name, entry in wanted.items():
         if name not in found:
-            raise InputError(f"checkpoint {directory} is damaged: the file {name} is missing")
+            raise Damage(f"checkpoint {directory} is damaged: the file {name} is missing")
         if found[name] != entry["bytes"]:
-            raise InputError(
+            raise Damage(
                 f"checkpoint {directory} is damaged: the file {name} has {found[name]} bytes "
                 f"instead of {entry['bytes']}"
             )
-    hashes = _hashes(directory, list(wanted))
-    for name, entry in wanted.items():
-        if hashes[name] != entry["sha256"]:
-            raise InputError(
-                f"checkpoint {directory} is damaged: the file {name} has changed since it was "
-                "written (its sha256 differs)"
-            )
     for name in found.keys() - wanted.keys():
-        raise InputError(
-            f"checkpoint {directory} is damaged: the file {name} does not belong to it"
-        )
+        raise Damage(f"checkpoint {directory} is damaged: the file {name} does not belong to it")
+    return wanted
 
 
 def _read(directory: Place) -> dict[str, dict]:
@@ -90,9 +105,9 @@ def _read(directory: Place) -> dict[str, dict]:
         files = {str(k): {"bytes": v["bytes"], "sha256": v["sha256"]}
                  for k, v in content["files"].items()}  # fmt: skip
     except FileNotFoundError:
-        raise InputError(f"checkpoint {directory} is not complete: it has no {NAME}") from None
+        raise Damage(f"checkpoint {directory} is not complete: it has no {NAME}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"checkpoint {directory} is damaged: {NAME} cannot be read") from None
+        raise Damage(f"checkpoint {directory} is damaged: {NAME} cannot be read") from None
     return files
 
 

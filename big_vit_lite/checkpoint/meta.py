@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from big_vit_lite.checkpoint.manifest import Damage
 from big_vit_lite.checkpoint.tree import Listing
 from big_vit_lite.config import InputError
 from big_vit_lite.storage import Place
@@ -52,14 +53,15 @@ def read(directory: Place) -> dict[str, Any]:
     """The content of a checkpoint's meta.json.
 
     Raises:
-        InputError: if it is not there or is not JSON.
+        Damage: it is not there or is not JSON.
+        InputError: it is of another format.
     """
     try:
         content = json.loads((directory / NAME).read_bytes())
     except FileNotFoundError:
-        raise InputError(f"checkpoint {directory} is damaged: it has no {NAME}") from None
+        raise Damage(f"checkpoint {directory} is damaged: it has no {NAME}") from None
     except ValueError:
-        raise InputError(f"checkpoint {directory} is damaged: {NAME} cannot be read") from None
+        raise Damage(f"checkpoint {directory} is damaged: {NAME} cannot be read") from None
     if not isinstance(content, dict) or content.get("format") != 1:
         raise InputError(
             f"checkpoint {directory} is of another format than 1, which is what this version reads"

@@ -3,14 +3,16 @@
 So a checkpoint of a run that is still going can be evaluated beside it.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from big_vit_lite import storage
 from big_vit_lite.checkpoint import arrays, manifest, meta, tree
 from big_vit_lite.config import InputError
 from big_vit_lite.parallel import by_first
 from big_vit_lite.storage import Place
+
+T = TypeVar("T")
 
 
 def committed(directory: Place) -> list[int]:
@@ -20,6 +22,22 @@ def committed(directory: Place) -> list[int]:
     names = (path.name for path in directory.iterdir())
     steps = (int(name) for name in names if name.isdecimal() and name == str(int(name)))
     return sorted(step for step in steps if manifest.is_committed(directory / str(step)))
+
+
+def latest(directory: Place) -> int | None:
+    """The step of the latest finished checkpoint in a checkpoints/ directory, None without one.
+
+    Its files are compared with the manifest by name and size, without being read: what is known at
+    once should not come up only when the checkpoint is loaded.
+
+    Raises:
+        InputError: one is missing, left over or of another size, as `verify` says it.
+    """
+    steps = committed(directory)
+    if not steps:
+        return None
+    _or_way_out(manifest.check_sizes, directory / str(steps[-1]))
+    return steps[-1]
 
 
 def find(path: str | Place) -> Place:
@@ -55,8 +73,12 @@ def read_meta(path: str | Place) -> dict[str, Any]:
 
     Args:
         path: as for `find`.
+
+    Raises:
+        InputError: as `find`; meta.json is damaged (saying which older checkpoint is sound) or of
+            another format.
     """
-    return meta.read(find(path))
+    return _or_way_out(meta.read, find(path))
 
 
 def load_params(
@@ -77,7 +99,7 @@ def load_params(
     """
     directory = find(path)
     verify(directory)
-    stored = meta.read(directory)
+    stored = _or_way_out(meta.read, directory)
     held = tree.part(meta.arrays(stored), which)
     if not held:
         reason = " (its run kept none: optim.ema was not set)" if which == "ema" else ""
@@ -98,7 +120,7 @@ def load_state(directory: Place, abstract_state: Any) -> tuple[Any, dict[str, An
         InputError: if the checkpoint is damaged or does not fit, saying how.
     """
     verify(directory)
-    stored = meta.read(directory)
+    stored = _or_way_out(meta.read, directory)
     wanted = tree.flatten(abstract_state)
     tree.check_fits(meta.arrays(stored), tree.listing(wanted), f"checkpoint {directory}")
     return tree.unflatten(arrays.load(directory, wanted), abstract_state), stored
@@ -109,13 +131,14 @@ def verify(directory: Place) -> None:
 
     Of several processes, the first reads the files for all; all must call.
     """
-    by_first("verify", lambda: _verify(directory))
+    by_first("verify", lambda: _or_way_out(manifest.verify, directory))
 
 
-def _verify(directory: Place) -> None:
+def _or_way_out(read: Callable[[Place], T], directory: Place) -> T:
+    """What `read` finds in a step's directory; damage is told of with what to do about it."""
     try:
-        manifest.verify(directory)
-    except InputError as error:
+        return read(directory)
+    except manifest.Damage as error:
         raise InputError(f"{error}; {_way_out(directory)}") from None
 
 

@@ -18,6 +18,7 @@ from big_vit_lite.parallel import failure
 from big_vit_lite.parallel.detection import Place, detect
 
 START_SECONDS = 300  # how long processes wait for each other at the start
+SILENT_SECONDS = 10  # how long without a word; hosts that start together differ by some seconds
 _ENVIRONMENT = {
     "coordinator": "JAX_COORDINATOR_ADDRESS",
     "processes": "JAX_NUM_PROCESSES",
@@ -76,7 +77,8 @@ def join(options: Mapping[str, Any], environ: Mapping[str, str] = os.environ) ->
     Raises:
         InputError: told too little, or the coordinator's port is taken.
 
-    Ends the process with PEER_ENDED if the others do not come in START_SECONDS.
+    Says on stderr that it waits, once SILENT_SECONDS have passed. Ends the process with PEER_ENDED
+    if the others do not come in START_SECONDS.
     """
     import jax
 
@@ -87,7 +89,7 @@ def join(options: Mapping[str, Any], environ: Mapping[str, str] = os.environ) ->
         _check_port(place)
     # Its handler would take SIGTERM from the program's own, which knows Ctrl-C as well.
     jax.config.update("jax_enable_preemption_service", False)
-    with _giving_up(place):
+    with _waiting(place):
         try:
             jax.distributed.initialize(
                 place.coordinator,
@@ -123,8 +125,17 @@ def _check_port(place: Place) -> None:
 
 
 @contextlib.contextmanager
-def _giving_up(place: Place) -> Iterator[None]:
-    """Ends the process if what it encloses takes longer than START_SECONDS: JAX would abort."""
+def _waiting(place: Place) -> Iterator[None]:
+    """Tells of what it encloses if that takes longer than SILENT_SECONDS, and ends the process
+    after START_SECONDS: JAX would abort."""
+
+    def tell() -> None:
+        print(
+            f"process {place.process} of {place.processes} waits for the others at "
+            f"{place.coordinator}",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def give_up() -> None:
         print(
@@ -135,13 +146,15 @@ def _giving_up(place: Place) -> Iterator[None]:
         )
         os._exit(PEER_ENDED)
 
-    timer = threading.Timer(START_SECONDS, give_up)
-    timer.daemon = True
-    timer.start()
+    timers = [threading.Timer(SILENT_SECONDS, tell), threading.Timer(START_SECONDS, give_up)]
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
     try:
         yield
     finally:
-        timer.cancel()
+        for timer in timers:
+            timer.cancel()
 
 
 def _cannot_join(place: Place) -> str:
@@ -174,6 +187,13 @@ def find_place(options: Mapping[str, Any], environ: Mapping[str, str]) -> Place 
     if faults:
         raise InputError("\n".join(map(str, faults)), faults)
     if given.get("processes") == 1:
+        # Given by hand it overrides the environment of a run of several, the number included.
+        number = (options if "processes" in options else given).get("process")
+        if number:
+            raise InputError(
+                f"--process {number} contradicts --processes 1: the only process of a run is "
+                "number 0; leave --process out, or say how many there are"
+            )
         return None
     devices = None
     if len(given) < len(_ENVIRONMENT):

@@ -1,8 +1,9 @@
 """Finds the other processes of a run by what surrounds this one, as JAX does.
 
 JAX knows Cloud TPU (also several slices), GKE, SLURM, Open MPI and Kubernetes jobs. Where it finds
-none of them this is the only process; where it finds one and cannot tell the rest it is an error,
-since several processes that each believe to be alone would train the same run next to each other.
+none of them this is the only process; where it finds one and cannot tell the rest, or where another
+launcher (torchrun, one of PMI) set its variables, it is an error, since several processes that each
+believe to be alone would train the same run next to each other.
 """
 
 import os
@@ -20,6 +21,9 @@ _NAMES = {
 }
 _STARTED = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 """How many processes a launcher started; of two within each other the inner one comes first."""
+_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+"""What JAX wants to be there of SLURM; with one of them missing it takes this for no step of it."""
+_TORCHRUN = ("WORLD_SIZE", "RANK", "MASTER_ADDR")  # the first says how many processes there are
 _INDEX = "JOB_COMPLETION_INDEX"  # a pod of an Indexed Job, such as those of a JobSet, has it
 
 
@@ -50,10 +54,12 @@ def detect(seconds: int) -> Place | None:
     cluster, count = None, None
     try:
         if _started()[1] == 1:  # also within an allocation for many, as in salloc's shell
+            _refuse_torchrun(1)
             return None
         for cluster in ClusterEnv._cluster_types:
             if not cluster.opt_in_only_method and _is_here(cluster):
                 count = cluster.get_process_count()
+                _refuse_torchrun(count)
                 return None if count == 1 else _place(cluster, count, seconds)
         cluster = None
         _refuse_others()
@@ -63,6 +69,7 @@ def detect(seconds: int) -> Place | None:
         name = _NAMES.get(getattr(cluster, "__name__", ""), "what started this process")
         # Any pod may be told of Kubernetes; JAX can ask only for those of an Indexed Job.
         if name == "Kubernetes" and count is None and _INDEX not in os.environ:
+            _refuse_torchrun(1)
             return None
         raise _unknown(f"{name}: {_sentence(error)}") from None
     return None
@@ -108,7 +115,11 @@ def _refuse_others() -> None:
     from jax._src import cloud_tpu_init
     from jax._src.clusters import cloud_tpu_cluster
 
+    _refuse_torchrun(1)
     name, count = _started()
+    if name == "SLURM_STEP_NUM_TASKS" and (missing := [v for v in _SLURM if v not in os.environ]):
+        names = " and ".join(f"${variable}" for variable in missing)
+        raise _unknown(f"${name} is {count}, but JAX does not find {names}, set with it by SLURM")
     if count is not None:
         raise _unknown(f"${name} is {count}, but JAX does not know that launcher")
     if "KUBERNETES_SERVICE_HOST" in os.environ and _INDEX in os.environ:
@@ -120,6 +131,22 @@ def _refuse_others() -> None:
         _, status = cloud_tpu_cluster.get_metadata("agent-worker-number")
         if status >= 500:  # any other is a TPU that is not of Compute Engine
             raise _unknown(f"Cloud TPU: the metadata server answers {status}")
+
+
+def _refuse_torchrun(known: int) -> None:
+    """Raises InputError if torchrun started several processes and something else not as many.
+
+    As many: a script told each task of SLURM, say, what torchrun would have. Otherwise torchrun is
+    the innermost launcher, whose processes all look like the one that started them.
+    """
+    if not all(name in os.environ for name in _TORCHRUN):
+        return
+    count = os.environ["WORLD_SIZE"]
+    if count.isdecimal() and int(count) not in (1, known):
+        raise _unknown(
+            f"$WORLD_SIZE is {count}, with $RANK and $MASTER_ADDR as of torchrun, but JAX does not "
+            "know that launcher"
+        )
 
 
 def _unknown(reason: str) -> InputError:

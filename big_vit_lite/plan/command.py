@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,9 @@ def main(argv: Sequence[str]) -> int:
         checks=(checks.sizes, checks.transforms, checks.images, checks.devices(count)),
         begin=told.update,
     )
+    if "json" in told:  # said now rather than after compiling
+        with _written(told["json"]):
+            storage.check_replaceable(told["json"])
     run, topology = line.run, told.get("topology")
     chips = devices(topology) if topology else _own_devices(run)
     plan = make(run, parallel.make_mesh(run.mesh, chips), topology and str(topology))
@@ -86,8 +90,15 @@ def write(
     """
     tried = [{"changes": t.changes, "meaning": t.meaning, **t.plan.to_dict()} for t in trials]
     whole = {"config": source, "overrides": overrides, "jax": jax.__version__, **plan.to_dict()}
-    try:
+    with _written(file):
         storage.replace(file, json.dumps(whole | {"tried": tried}, indent=2).encode() + b"\n")
+
+
+@contextlib.contextmanager
+def _written(file: Path) -> Iterator[None]:
+    """Makes an OSError of what it encloses the InputError of a file that cannot be written."""
+    try:
+        yield
     except OSError as error:
         raise config.InputError(f"--json {file} cannot be written: {error.strerror}") from error
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from checkpoint.states import abstract, assert_same, biggest_file, make_state, spread
 
-from big_vit_lite.checkpoint import Keeper, find, load_params, manifest, read_meta
+from big_vit_lite import parallel, train
+from big_vit_lite.checkpoint import Keeper, find, latest, load_params, manifest, read_meta
 from big_vit_lite.config import InputError
 
 
@@ -59,24 +60,90 @@ def test_a_flipped_bit_in_any_file_is_found_and_the_older_one_named(saved, workd
     assert_same(restore(workdir), make_state(2))
 
 
+@pytest.fixture
+def unread(monkeypatch):
+    """Hashing the files of checkpoint 2 fails the test, as what is cheap is asked first."""
+    read = manifest._sha256
+
+    def sha256(path):
+        assert "checkpoints/2" not in str(path)
+        return read(path)
+
+    monkeypatch.setattr(manifest, "_sha256", sha256)
+
+
 @pytest.mark.parametrize(
     ("damage", "text"),
     [
         (lambda path: path.unlink(), "is missing"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-7]), "bytes instead of"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-7]), "bytes instead of [0-9]+"),
         (lambda path: (path.parent / "stray").write_text("x"), "stray does not belong to it"),
     ],
 )
-def test_missing_truncated_and_stray_files_are_found(workdir, damage, text):
-    damage(biggest_file(workdir / "checkpoints" / "2"))
-    with pytest.raises(InputError, match=text):
+def test_missing_truncated_and_stray_files_are_found_without_reading_any(
+    workdir, unread, damage, text
+):
+    directory = workdir / "checkpoints"
+    assert latest(directory) == 2
+    damage(biggest_file(directory / "2"))
+    said = f"{text}; {directory}/1 is whole: remove {directory}/2 to go on from step 1$"
+    with pytest.raises(InputError, match=said) as at_once:
+        latest(directory)
+    with pytest.raises(InputError, match=said) as at_load:
         restore(workdir)
+    assert str(at_once.value) == str(at_load.value)
+
+
+def test_the_latest_of_none_is_none_and_a_flipped_byte_is_left_to_the_load(workdir, tmp_path):
+    assert latest(tmp_path / "nowhere") is None
+    path = biggest_file(workdir / "checkpoints" / "2")
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+    assert latest(workdir / "checkpoints") == 2
+
+
+def test_damage_ends_the_command_before_it_compiles(workdir, monkeypatch, capsys):
+    monkeypatch.setattr(parallel, "compile_training", lambda *_: pytest.fail("it compiles"))
+    (workdir / "checkpoints" / "2" / "meta.json").unlink()
+    assert train.main(["--config", "configs/quickstart.py:tiny", "--workdir", str(workdir)]) == 2
+    directory = workdir / "checkpoints"
+    assert capsys.readouterr().err == (
+        f"checkpoint {directory}/2 is damaged: the file meta.json is missing; {directory}/1 is "
+        f"whole: remove {directory}/2 to go on from step 1\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        (lambda path: path.unlink(), "it has no meta.json"),
+        (lambda path: path.write_text("{"), "meta.json cannot be read"),
+    ],
+)
+def test_a_damaged_meta_names_the_older_checkpoint_too(workdir, damage, text):
+    directory = workdir / "checkpoints"
+    damage(directory / "2" / "meta.json")
+    with pytest.raises(InputError) as error:
+        read_meta(workdir)
+    assert str(error.value) == (
+        f"checkpoint {directory}/2 is damaged: {text}; {directory}/1 is whole: remove "
+        f"{directory}/2 to go on from step 1"
+    )
+
+
+def test_a_meta_of_another_format_is_no_damage(workdir):
+    """Nothing is to be removed then: another version of the program reads it."""
+    (workdir / "checkpoints" / "2" / "meta.json").write_text('{"format": 2}')
+    with pytest.raises(InputError, match="is of another format than 1, .* this version reads$"):
+        read_meta(workdir)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"files": {"a": 1}}'])
 def test_broken_manifest_is_one_sentence(workdir, content):
     (workdir / "checkpoints" / "2" / manifest.NAME).write_text(content)
-    with pytest.raises(InputError, match=r"2 is damaged: manifest.json cannot be read; .*1 is who"):
+    said = r"2 is damaged: manifest.json cannot be read; .*1 is who"
+    with pytest.raises(InputError, match=said):
+        latest(workdir / "checkpoints")
+    with pytest.raises(InputError, match=said):
         restore(workdir)
 
 

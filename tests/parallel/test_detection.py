@@ -19,12 +19,15 @@ from jax._src.clusters.k8s_cluster import K8sCluster
 from big_vit_lite.config import InputError, PeerError
 from big_vit_lite.parallel import cluster
 
-TOLD = ("SLURM_", "OMPI_", "PMI_", "KUBERNETES_", "JOB_", "TPU_", "MEGASCALE_", "JAX_COORD")
+TOLD = ("SLURM_", "OMPI_", "PMI_", "KUBERNETES_", "JOB_", "TPU_", "MEGASCALE_", "JAX_COORD",
+        "WORLD_SIZE", "RANK", "MASTER_")  # fmt: skip
 SLURM = {"JOB_ID": "77", "STEP_NODELIST": "node[07-08]", "NTASKS": "2", "PROCID": "1",
          "LOCALID": "0", "STEP_NUM_NODES": "2", "STEP_NUM_TASKS": "2"}  # fmt: skip
 MPI = {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911",
        "OMPI_COMM_WORLD_SIZE": "16", "OMPI_COMM_WORLD_RANK": "9",
        "OMPI_COMM_WORLD_LOCAL_RANK": "1"}  # fmt: skip
+TORCHRUN = {"WORLD_SIZE": "4", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "node07",
+            "MASTER_PORT": "29500"}  # fmt: skip
 POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "HOSTNAME": "pod"}
 GKE = {"TPU_WORKER_HOSTNAMES": "t-0.t,t-1.t", "TPU_WORKER_ID": "1"}
 VM = {"agent-worker-number": "2", "worker-network-endpoints": "x:y:10.0.0.1,x:y:10.0.0.2,a:b:c"}
@@ -104,6 +107,10 @@ def slurm(**changes):
         ({"OMPI_COMM_WORLD_SIZE": "1"}, None),
         ({"PMI_SIZE": "1", "PMI_RANK": "0"}, None),
         (POD, None),
+        (TORCHRUN | {"WORLD_SIZE": "1", "RANK": "0"}, None),
+        ({"WORLD_SIZE": "4"}, None),  # left over from something else: there is no $RANK
+        # A script that tells each task of SLURM what torchrun would have.
+        (TORCHRUN | {"WORLD_SIZE": "2"} | slurm(), ("node07:61517", 2, 1, None)),
     ],
 )
 def test_launchers(place, variables, where):
@@ -113,7 +120,23 @@ def test_launchers(place, variables, where):
 @pytest.mark.parametrize(
     ("variables", "reason"),
     [
-        (slurm(STEP_NODELIST=None), r"\$SLURM_STEP_NUM_TASKS is 2, but JAX does not know that"),
+        *(
+            (
+                slurm(**{name: None}),
+                rf"\$SLURM_STEP_NUM_TASKS is 2, but JAX does not find \$SLURM_{name}, set",
+            )
+            for name in ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID")
+        ),
+        (
+            {"SLURM_STEP_NUM_TASKS": "4", "SLURM_JOB_ID": "77", "SLURM_LOCALID": "0"},
+            r"\$SLURM_STEP_NUM_TASKS is 4, but JAX does not find \$SLURM_STEP_NODELIST and "
+            r"\$SLURM_NTASKS and \$SLURM_PROCID, set with it by SLURM",
+        ),
+        (TORCHRUN, r"\$WORLD_SIZE is 4, .* torchrun, but JAX does not know that launcher"),
+        (TORCHRUN | POD, r"\$WORLD_SIZE is 4, .* torchrun"),
+        # Started by a task of SLURM, each process would take that task's place.
+        (TORCHRUN | slurm(), r"\$WORLD_SIZE is 4, .* torchrun"),
+        (TORCHRUN | slurm(NTASKS="1", STEP_NUM_TASKS="1"), r"\$WORLD_SIZE is 4, .* torchrun"),
         (slurm(NTASKS="2(x2)"), "SLURM: ValueError invalid literal"),
         (MPI | {"OMPI_MCA_orte_hnp_uri": "4096.0;usock"}, "Open MPI: Could not parse coordinator"),
         ({"PMI_SIZE": "2"}, r"\$PMI_SIZE is 2, but JAX does not know that launcher"),
@@ -179,12 +202,17 @@ def test_tpus_of_gke(place, tpu, monkeypatch):
     assert place({"TPU_PROCESS_ADDRESSES": "local"}) is None
 
 
-def test_pods_that_may_not_ask_kubernetes(place, kubernetes):
+def test_pods_that_may_not_ask_kubernetes(place, kubernetes, monkeypatch):
     def refuse():
         raise RuntimeError("Service token file does not exist.")
 
     kubernetes(refuse)
     assert place(POD) is None
+    with monkeypatch.context() as context:
+        for name, value in TORCHRUN.items():  # a pod of the training operator's PyTorchJob
+            context.setenv(name, value)
+        with pytest.raises(InputError, match="WORLD_SIZE is 4, .* torchrun"):
+            place(POD)
     with pytest.raises(InputError, match="Kubernetes: Service token file does not exist"):
         place({"JOB_COMPLETION_INDEX": "1"})
 

@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -76,6 +77,22 @@ def test_one_whose_others_do_not_come_ends_with_4(tmp_path):
     assert said.endswith(
         "in 2 s; start process 0 on that host, with that port open, and all others too"
     )
+
+
+@pytest.mark.parametrize(("others_come_after", "said"), [(0.0, False), (0.5, True)])
+def test_one_that_waits_for_the_others_says_so_once(monkeypatch, capsys, others_come_after, said):
+    arrived, told = threading.Event(), {"coordinator": "a:1", "processes": 4, "process": 3}
+    monkeypatch.setattr(cluster, "SILENT_SECONDS", 0.1)
+    monkeypatch.setattr(cluster.failure, "follow", arrived.set)
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: False)
+    monkeypatch.setattr(
+        jax.distributed, "initialize", lambda *args, **more: time.sleep(others_come_after)
+    )
+    cluster.join(told, {})
+    assert arrived.is_set()
+    time.sleep(0.2)  # long enough for a line that should not come any more
+    line = "process 3 of 4 waits for the others at a:1\n"
+    assert capsys.readouterr().err == (line if said else "")
 
 
 def test_a_port_that_is_taken_is_one_sentence():

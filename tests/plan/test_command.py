@@ -102,8 +102,35 @@ def test_what_is_known_is_written_before_the_next_trial(tmp_path, monkeypatch, c
     assert json.loads(file.read_text())["peak_bytes"] == PLAN.peak_bytes
 
 
-def test_a_file_that_cannot_be_written(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command, "make", lambda *_: REFUSED)
-    words = [*TINY, "--dry_run", "--json", str(tmp_path / "no" / "plan.json")]
-    assert train.main(words) == 2
-    assert "cannot be written: No such file" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        ("no/plan.json", "No such file or directory"),
+        ("file/plan.json", "Not a directory"),
+        ("folder", "Is a directory"),
+        ("n" * 300, "File name too long"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_compiling(
+    tmp_path, monkeypatch, capsys, file, reason
+):
+    monkeypatch.setattr(command, "make", lambda *_: pytest.fail("it began to compile"))
+    monkeypatch.setattr(command, "_own_devices", lambda run: pytest.fail("devices were asked for"))
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    assert train.main([*TINY, "--dry_run", "--json", str(tmp_path / file)]) == 2
+    said = capsys.readouterr().err
+    assert said == f"--json {tmp_path / file} cannot be written: {reason}\n"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+def test_the_check_of_a_file_leaves_what_is_there(tmp_path, monkeypatch):
+    def make(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "make", make)
+    file = tmp_path / "plan.json"
+    file.write_text("of before")
+    with pytest.raises(KeyboardInterrupt):
+        train.main([*TINY, "--dry_run", "--json", str(file)])
+    assert file.read_text() == "of before" and list(tmp_path.iterdir()) == [file]
