@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile much and run little: leaving LLVM's optimisations out halves their time, one module
@@ -27,10 +28,40 @@ import pytest  # noqa: E402
 from big_vit_lite import report  # noqa: E402
 from big_vit_lite.report import figures  # noqa: E402
 
+TESTS = Path(__file__).parent
+
 jax.config.update("jax_num_cpu_devices", 8)
 # What is traced stays in JAX's caches: collections that look at all of it again and again are a
 # tenth of a worker's time.
 gc.set_threshold(100_000, 20, 20)
+
+
+# Workers take whole files: the longest go first, so that none is left for the end.
+LONGEST = (
+    "test_train.py",
+    "test_configs.py",
+    "test_docs.py",
+    "parallel/test_training.py",
+    "parallel/test_equal.py",
+    "test_package.py",
+    "robustness/test_two_processes.py",
+    "test_train_pairs.py",
+    "tasks/test_contrastive.py",
+    "weights/test_parity.py",
+    "test_multihost.py",
+    "robustness/test_kill.py",
+    "models/test_clip.py",
+    "colabs/test_quickstart.py",
+    "colabs/test_clip.py",
+    "robustness/test_store.py",
+    "losses/test_contrastive.py",
+    "tools/test_precompute_features.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    ranks = {TESTS / name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture(scope="session", autouse=True)
