@@ -88,6 +88,10 @@ def train(
             storage.replace(workdir / "config.json", run.to_json().encode())
         if last is not None:
             log.say(describe.resume(last, parts.steps, before, run))
+            if last >= parts.steps and not meta.get("skipped"):
+                if parallel.is_first():  # it may have been killed before it drew it
+                    report.curve(workdir)
+                return dict(meta.get("results", {})), False
         log.say(f"{workdir}: {parts.steps:,} steps on {describe.mesh(parts.mesh)}; compiling")
         log.say(describe.data(parts))
         if run.mesh.stage > 1:
@@ -99,7 +103,7 @@ def train(
             parts.mesh,
             parts.batches.spec,
             run.seed,
-            assembly.earlier_tasks(parts),
+            [earlier for earlier in assembly.earlier_tasks(parts) if earlier[0] > (last or 0)],
         )
         speed = {"speed/compile_s": time.monotonic() - began}
         log.say(f"compiled in {speed['speed/compile_s']:.1f} s")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_train import results, stored
 
-from big_vit_lite import checkpoint, evaluate
+from big_vit_lite import checkpoint, config, evaluate, parallel
 from big_vit_lite.train import main
 
 ROOT = Path(__file__).parent.parent
@@ -62,6 +62,18 @@ def test_a_new_process_goes_on_to_the_bit(run):
     for name, array in ours.items():
         np.testing.assert_array_equal(theirs[name], array, err_msg=name)
     assert results(cut) == results(whole)
+
+
+def test_steps_that_are_over_are_not_compiled_again(run, tmp_path, monkeypatch, capsys):
+    """Those on small images end with step 2, where the run goes on."""
+
+    def compile_training(task, optimizer, mesh, spec, seed, earlier):
+        raise config.InputError(f"programs beside the last: {[last for last, _ in earlier]}")
+
+    monkeypatch.setattr(parallel, "compile_training", compile_training)
+    for workdir, programs in ((run[1], "[]"), (tmp_path / "new", "[2]")):
+        assert main(options(workdir, *BUSY)) == 2
+        assert f"programs beside the last: {programs}" in capsys.readouterr().err
 
 
 def test_what_the_checkpoint_says_of_its_text(run):

@@ -151,7 +151,10 @@ def _way_out(damaged: Place) -> str:
         except InputError:
             continue
         return f"{candidate} is whole: remove {damaged} to go on from step {step}"
-    return "there is no older checkpoint to go on from"
+    return (
+        "there is no older checkpoint to go on from: the run has to start anew, "
+        "in another --workdir"
+    )
 
 
 def metrics_of(directory: Place) -> Mapping[str, float | None]:

@@ -150,7 +150,7 @@ def test_broken_manifest_is_one_sentence(workdir, content):
 def test_only_sound_older_checkpoints_are_recommended(workdir):
     for step in ("1", "2"):
         biggest_file(workdir / "checkpoints" / step).unlink()
-    with pytest.raises(InputError, match="there is no older checkpoint to go on from"):
+    with pytest.raises(InputError, match="no older checkpoint to go on from: the run has to"):
         restore(workdir)
 
 

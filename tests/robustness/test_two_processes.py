@@ -23,7 +23,7 @@ def options(workdir, steps, *more):
     return ["--config", QUICKSTART, "--workdir", workdir, f"--config.steps={steps}",
             "--config.evals={}", "--config.report.every=1", "--config.report.tensorboard=false",
             "--config.optim.ema=0.9", "--config.model.dropout=0.1", "--config.model.depth=1",
-            "--config.mesh.data=1", "--config.mesh.fsdp=2",  # each process writes its own half
+            "--config.mesh.data=1", "--config.mesh.fsdp=4",  # each process writes its own half
             "--config.optim.schedule=constant", "--config.optim.warmup=0", *more]  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def stopped(folder):
     """Exit codes of two processes of which one was sent a signal; their run is in FOLDER/cut."""
-    two = several.start(COMMAND, 2, 1, folder / "first", *options(folder / "cut", 100_000))
+    two = several.start(COMMAND, 2, 2, folder / "first", *options(folder / "cut", 100_000))
     wait_for_step(folder / "cut", 3, two)
     two[1].send_signal(signal.SIGTERM)
     return several.wait(two, 60), checkpoint.read_meta(folder / "cut")["step"]
@@ -72,7 +72,7 @@ def again(folder, stopped):
     end = stopped[1] + 4 + stopped[1] % 2
     saves = (f"--config.checkpoint.keep_every={end}", "--config.checkpoint.every=2")
     two = several.in_turn(
-        2, 1, folder / "again",
+        2, 2, folder / "again",
         [COMMAND, *options(folder / "cut", end), "--heartbeat", HEARTBEAT],
         [COMMAND, *options(folder / "whole", 100_000, *saves)],
     )  # fmt: skip
@@ -107,7 +107,7 @@ def test_a_dead_worker_ends_the_other_within_the_heartbeat(folder, again):
 def test_others_that_end_do_so_too(tmp_path, how):
     more = ("--heartbeat", HEARTBEAT, "--config.checkpoint.every=2")
     workdir = tmp_path / "run"
-    two = several.start(COMMAND, 2, 1, tmp_path / "said", *options(workdir, 100_000, *more))
+    two = several.start(COMMAND, 2, 2, tmp_path / "said", *options(workdir, 100_000, *more))
 
     def insist():  # the other is stopped in between, so that it cannot have ended after the first
         os.kill(two[0].pid, signal.SIGSTOP)
