@@ -13,6 +13,7 @@ import pytest
 from test_train import results, stored
 
 from big_vit_lite import checkpoint, config, evaluate, parallel
+from big_vit_lite.checkpoint import manifest
 from big_vit_lite.train import main
 
 ROOT = Path(__file__).parent.parent
@@ -72,7 +73,7 @@ def test_steps_that_are_over_are_not_compiled_again(run, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(parallel, "compile_training", compile_training)
     for workdir, programs in ((run[1], "[]"), (tmp_path / "new", "[2]")):
-        assert main(options(workdir, *BUSY)) == 2
+        assert main(options(workdir, *BUSY, "--config.steps=6")) == 2
         assert f"programs beside the last: {programs}" in capsys.readouterr().err
 
 
@@ -122,6 +123,7 @@ def test_another_vocabulary_under_the_same_name_is_refused(run, tmp_path, capsys
     meta = json.loads(file.read_text())
     meta["text"]["fingerprint"] = "f" * 64
     file.write_text(json.dumps(meta))
+    manifest.commit(file.parent)
     assert main(options(changed, *BUSY)) == 2
     said = "was trained with the vocabulary ffffffffffff, and "
     assert f"the run in this workdir {said}" in capsys.readouterr().err
