@@ -89,6 +89,7 @@ def train(
         if last is not None:
             log.say(describe.resume(last, parts.steps, before, run))
             if last >= parts.steps and not meta.get("skipped"):
+                checkpoint.verify(keeper.directory / str(last))
                 if parallel.is_first():  # it may have been killed before it drew it
                     report.curve(workdir)
                 return dict(meta.get("results", {})), False

@@ -19,6 +19,7 @@ __all__, __getattr__, __dir__ = lazy.names(
         "read_meta": "reading",
         "transfer_arrays": "transfer",
         "transfer_params": "transfer",
+        "verify": "reading",
         "Transferred": "transfer",
     },
 )
