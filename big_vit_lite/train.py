@@ -6,7 +6,8 @@ Read this first. The way of a batch: config -> mesh -> stream (step -> one globa
 
 import sys
 
-from big_vit_lite.checkpoint import STOPPED, StopRequest
+from big_vit_lite.checkpoint import StopRequest
+from big_vit_lite.exit_codes import STOPPED
 
 if __name__ == "__main__":  # signals count before the imports below, which take seconds
     with StopRequest(at_start=STOPPED) as stop:

@@ -10,7 +10,6 @@ __all__, __getattr__, __dir__ = lazy.names(
     {
         "Keeper": "keeper",
         "SKIP": "transfer",
-        "STOPPED": "preemption",
         "StopRequest": "preemption",
         "find": "reading",
         "identity": "manifest",

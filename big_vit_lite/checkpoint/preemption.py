@@ -10,8 +10,6 @@ import signal
 import sys
 import threading
 
-from big_vit_lite.exit_codes import STOPPED as STOPPED
-
 
 class StopRequest:
     """Turns SIGTERM and Ctrl-C into a question the loop asks between two steps.

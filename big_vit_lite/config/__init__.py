@@ -14,7 +14,6 @@ from big_vit_lite.config.command_line import (
 from big_vit_lite.config.durations import Duration, Every, parse_duration, steps_of, total_steps
 from big_vit_lite.config.errors import (
     ABSENT,
-    PEER_ENDED,
     Fault,
     InputError,
     PeerError,
@@ -47,7 +46,6 @@ from big_vit_lite.config.towers import Decoder, Joint, Reconstruction, Text
 
 __all__ = [
     "ABSENT",
-    "PEER_ENDED",
     "RESUMABLE",
     "Checkpoint",
     "CommandLine",

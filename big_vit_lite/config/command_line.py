@@ -12,10 +12,11 @@ from typing import Any
 
 from big_vit_lite import storage
 from big_vit_lite.config import fields, source
-from big_vit_lite.config.errors import PEER_ENDED, Fault, InputError, PeerError, RunError
+from big_vit_lite.config.errors import Fault, InputError, PeerError, RunError
 from big_vit_lite.config.help import help_text, options_text
 from big_vit_lite.config.load import Check, apply_overrides, refuse, validate
 from big_vit_lite.config.schema import Run
+from big_vit_lite.exit_codes import PEER_ENDED
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from big_vit_lite.exit_codes import PEER_ENDED as PEER_ENDED
-
 
 class InputError(ValueError):
     """Wrong input from the user: one sentence, or one line for each fault. Exit code 2.

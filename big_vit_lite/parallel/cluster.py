@@ -13,7 +13,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from big_vit_lite.config import PEER_ENDED, Fault, InputError, Option
+from big_vit_lite.config import Fault, InputError, Option
+from big_vit_lite.exit_codes import PEER_ENDED
 from big_vit_lite.parallel import failure
 from big_vit_lite.parallel.detection import Place, detect
 

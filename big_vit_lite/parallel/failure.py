@@ -19,8 +19,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from big_vit_lite.config import PEER_ENDED, exit_code
-from big_vit_lite.exit_codes import STOPPED
+from big_vit_lite.config import exit_code
+from big_vit_lite.exit_codes import PEER_ENDED, STOPPED
 
 END_SECONDS = 10  # how long a process that failed waits for the others to say the same
 SHARED_SECONDS = 3  # the same, if what failed is a computation that all of them share

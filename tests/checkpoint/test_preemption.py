@@ -11,7 +11,8 @@ import time
 import pytest
 import several
 
-from big_vit_lite.checkpoint import STOPPED, StopRequest
+from big_vit_lite.checkpoint import StopRequest
+from big_vit_lite.exit_codes import STOPPED
 
 STUCK = """
 import ctypes

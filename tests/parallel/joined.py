@@ -7,7 +7,8 @@ import sys
 import time
 
 from big_vit_lite import config, parallel
-from big_vit_lite.checkpoint import STOPPED, StopRequest
+from big_vit_lite.checkpoint import StopRequest
+from big_vit_lite.exit_codes import STOPPED
 from big_vit_lite.parallel import cluster, failure
 
 OPTIONS = (

@@ -11,6 +11,7 @@ import pytest
 import several
 
 from big_vit_lite import config
+from big_vit_lite.exit_codes import PEER_ENDED
 from big_vit_lite.parallel import cluster, failure
 
 JOINED = Path(__file__).parent / "joined.py"
@@ -36,7 +37,7 @@ def test_a_frozen_process_ends_the_others_within_the_heartbeat(tmp_path):
         assert time.monotonic() - began < 2 * 3 + 4
     finally:
         three[2].kill()
-    assert codes == [config.PEER_ENDED] * 2  # JAX aborts them, which ours notices
+    assert codes == [PEER_ENDED] * 2  # JAX aborts them, which ours notices
     assert "has been silent for too long" in several.output(tmp_path, 0)
 
 
@@ -45,7 +46,7 @@ def test_the_loss_of_the_first_process_ends_the_others_with_4(tmp_path):
     wait_until_joined(two, tmp_path)
     two[0].kill()
     began = time.monotonic()
-    assert two[1].wait(20) == config.PEER_ENDED
+    assert two[1].wait(20) == PEER_ENDED
     assert time.monotonic() - began < 5  # 6 later it would be aborted
 
 
@@ -71,7 +72,7 @@ def test_a_signal_to_one_before_the_first_step_stops_all(tmp_path, stopped):
 def test_one_whose_others_do_not_come_ends_with_4(tmp_path):
     (first, second) = several.start(JOINED, 2, 1, tmp_path, "--start", 2)
     second.kill()
-    assert several.wait([first], 60) == [config.PEER_ENDED]
+    assert several.wait([first], 60) == [PEER_ENDED]
     said = several.output(tmp_path, 0)
     assert said.startswith("process 0 of 2 cannot join the others at 127.0.0.1:")
     assert said.endswith(
@@ -152,7 +153,7 @@ def test_exit_codes_of_several_processes(monkeypatch, capfd, error, all_here, to
     service, left = Service(all_here, told), []
     monkeypatch.setattr(failure, "several", lambda: True)
     monkeypatch.setattr(failure, "client", lambda: service)
-    monkeypatch.setattr(failure, "_code", config.PEER_ENDED)
+    monkeypatch.setattr(failure, "_code", PEER_ENDED)
     monkeypatch.setattr(failure, "_leave", left.append)
 
     def command():

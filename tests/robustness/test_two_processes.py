@@ -12,7 +12,7 @@ import several
 
 from big_vit_lite import checkpoint
 from big_vit_lite.checkpoint import arrays
-from big_vit_lite.config import PEER_ENDED
+from big_vit_lite.exit_codes import PEER_ENDED
 
 QUICKSTART = str(several.ROOT / "configs" / "quickstart.py:tiny")
 COMMAND = "big_vit_lite.train"

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from big_vit_lite.checkpoint import STOPPED
-from big_vit_lite.config import PEER_ENDED
+from big_vit_lite.exit_codes import PEER_ENDED, STOPPED
 from big_vit_lite.parallel import cluster
 
 LAUNCH = Path(__file__).parent.parent.parent / "tools" / "launch"
