@@ -23,6 +23,8 @@ Arguments, after a colon and separated by commas:
     train=train          names of the shards that train,
     val=val              and of those that are evaluated
     seed=0               initial weights, order of the data, augmentation
+    teacher=             the workdir of an earlier run of this command with the same seed: what it
+                         says of each batch is learned beside the data, from other initial weights
     tiny                 4 steps of smaller towers on pairs of digits, without any files
 
 Settings are chosen without a look at val on a part of train that has no siblings in the rest, made
@@ -46,12 +48,19 @@ TOKENS = 20  # of a caption, start and end included
 
 def get_config(arg=None):
     arg = parse_arg(
-        arg, path="data/emoji", vocabulary="", train="train", val="val", seed=0, tiny=False
+        arg,
+        path="data/emoji",
+        vocabulary="",
+        train="train",
+        val="val",
+        seed=0,
+        teacher="",
+        tiny=False,
     )
     vocabulary = arg.vocabulary or f"{arg.path}/pieces.json"
     config = mlc.ConfigDict()
     config.name = "clip_emoji"
-    config.seed = arg.seed
+    config.seed = arg.seed + bool(arg.teacher)  # the same weights would see what the teacher saw
     config.epochs = 80
 
     # Half of the patches are left out in training: half the work, and less is learned by heart.
@@ -80,7 +89,7 @@ def get_config(arg=None):
         position_std=0.02,
     )
     config.joint = dict(features=96, max_logit_scale=100.0)
-    config.task = dict(name="contrastive", label_smoothing=0.1)
+    config.task = dict(name="contrastive", label_smoothing=0.1, teacher=arg.teacher or None)
 
     # Known words are cut now and then, so that the pieces of unknown ones have been trained.
     tokens = f"tokenize({vocabulary!r})|truncate({TOKENS})|pad({TOKENS})"
