@@ -155,6 +155,9 @@ def test_clip_emoji_arguments():
     assert "tokenize('here/pieces.json')" in run.data.train.text
     assert "tokenize('other.json')" in load("clip_emoji", "vocabulary=other.json").data.train.text
     assert run.data.val.transform == "decode|resize(48)" and run.text.pad_id == 0
+    taught = load("clip_emoji", "seed=2,teacher=runs/first")
+    assert (run.task.teacher, taught.task.teacher) == (None, "runs/first")
+    assert taught.seed == 3 and taught.task.label_smoothing == run.task.label_smoothing
 
 
 def test_clip_flickr_has_the_towers_of_clip_emoji_and_data_of_its_own():
