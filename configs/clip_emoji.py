@@ -24,7 +24,7 @@ Arguments, after a colon and separated by commas:
     val=val              and of those that are evaluated
     seed=0               initial weights, order of the data, augmentation
     teacher=             the workdir of an earlier run of this command with the same seed: what it
-                         says of each batch is learned beside the data, from other initial weights
+                         says of each batch is learned beside the data; adds 1 to the seed
     tiny                 4 steps of smaller towers on pairs of digits, without any files
 
 Settings are chosen without a look at val on a part of train that has no siblings in the rest, made
@@ -61,7 +61,7 @@ def get_config(arg=None):
     vocabulary = arg.vocabulary or f"{arg.path}/pieces.json"
     config = mlc.ConfigDict()
     config.name = "clip_emoji"
-    config.seed = arg.seed + bool(arg.teacher)  # the same weights would see what the teacher saw
+    config.seed = arg.seed + bool(arg.teacher)  # not the weights the teacher began with
     config.epochs = 80
 
     # Half of the patches are left out in training: half the work, and less is learned by heart.

@@ -29,15 +29,7 @@ BUSY = (
     "--config.optim.parts.text.lr=0.01",
     "--config.optim.parts.text.begin=1",
     "--config.task.progressive=((2, 8),)",
-    "--config.report.tensorboard=false",
 )
-# The command in a new process, but for the curve, which takes as long to draw as the steps.
-COMMAND = """
-import sys
-from big_vit_lite import report, train
-report.curve = lambda workdir: None
-sys.exit(train.main())
-"""
 
 
 def options(workdir, *more):
@@ -60,7 +52,7 @@ def run(tmp_path_factory):
 def test_a_new_process_goes_on_to_the_bit(run):
     whole, cut = run
     assert checkpoint.read_meta(cut)["step"] == 2
-    command = [sys.executable, "-c", COMMAND, *options(cut, *BUSY)]
+    command = [sys.executable, "-m", "big_vit_lite.train", *options(cut, *BUSY)]
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(jax.device_count())}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
