@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from big_vit_lite.models.clip import Clip, normalized
 from big_vit_lite.models.layers.blocks import Block, BlockSpec, Mlp, Tokens, rematerialised
+from big_vit_lite.models.layers.linear import Linear
 from big_vit_lite.models.layers.param import param
 from big_vit_lite.parallel import constrain
 
@@ -32,9 +33,9 @@ class QueryPooling(nn.Module):
         queries = jnp.broadcast_to(queries, (encoded.shape[0], *queries.shape[1:]))
         x, _ = self.spec.attend("MultiHeadDotProductAttention_0")(queries, encoded)
         x = constrain(self.spec.norm("LayerNorm_1")(x))
-        head = nn.Dense(
+        head = Linear(
             self.width,
-            use_bias=False,
+            bias=False,
             dtype=jnp.float32,
             kernel_init=init(self.width**-0.5),
             name="head",
@@ -71,9 +72,9 @@ class CaptionDecoder(nn.Module):
     @nn.compact
     def __call__(self, x: Tokens, image: Float[Array, "b q e"]) -> Float[Array, "b l v"]:
         x = _Stack(self.depth, self.block, self.remat, self.scan, name=self.stack)(x, image)
-        head = nn.Dense(
+        head = Linear(
             self.vocabulary,
-            use_bias=False,
+            bias=False,
             dtype=self.block.dtype,
             kernel_init=nn.initializers.normal(self.width**-0.5),
             name="head",

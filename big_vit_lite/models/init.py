@@ -3,13 +3,17 @@
 import functools
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import unflatten_dict
 from jaxtyping import Array, Key
 
 from big_vit_lite.models.clip import Clip
 from big_vit_lite.models.coca import Coca, DecoderBlock
 from big_vit_lite.models.layers.blocks import Block
+from big_vit_lite.models.layers.param import Notes, noting
 from big_vit_lite.models.mae import MAE
 from big_vit_lite.models.resnet import ResNet
 from big_vit_lite.models.stacking import STACKED, unstack_layers
@@ -41,10 +45,10 @@ def _init_params(model, key: Key[Array, ""]) -> dict[str, Any]:
             "decoder": _init_pixels(model, jax.random.fold_in(key, DECODER)),
         }
     if isinstance(model, ResNet):
-        return model.init(key, model.example())["params"]
+        return _draw(_notes(model, model.example()), key)
     rest_key, layers_key = jax.random.split(key)
     shell = model.clone(depth=0, scan=False)
-    params = shell.init(rest_key, model.example())["params"]
+    params = _draw(_notes(shell, model.example()), rest_key)
     tokens = jnp.zeros((1, 1, model.width), model.block.dtype)
     params.setdefault(model.stack, {})[STACKED] = _layers(
         Block(model.block), model.depth, layers_key, tokens
@@ -54,8 +58,30 @@ def _init_params(model, key: Key[Array, ""]) -> dict[str, Any]:
 
 def _layers(block, depth: int, key: Key[Array, ""], *inputs: Array) -> dict[str, Any]:
     """Parameters of `depth` blocks with a leading depth axis."""
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(depth))
-    return jax.vmap(lambda k: block.init(k, *inputs)["params"])(keys)
+    keys, notes = _folded(key, jnp.arange(depth)), _notes(block, *inputs)
+    return jax.vmap(lambda k: _draw(notes, k))(keys)
+
+
+def _notes(module: nn.Module, *inputs: Any) -> Notes:
+    """How each parameter is drawn that the module makes when it is applied to `inputs`."""
+    with noting() as notes:
+        jax.eval_shape(lambda: module.init({}, *inputs))
+    return notes
+
+
+def _draw(notes: Notes, key: Key[Array, ""]) -> dict[str, Any]:
+    """Parameters as a nested dict, bitwise those of the module's own `init` with this key."""
+    # All keys at once: each by itself would be a loop of its own, half of what is compiled here.
+    keys = _folded(key, np.array([note.fold for note in notes.values()], np.uint32))
+    drawn = {
+        path: note.init(key, note.shape)
+        for key, (path, note) in zip(jnp.unstack(keys), notes.items(), strict=True)
+    }
+    return unflatten_dict(drawn)
+
+
+def _folded(key: Key[Array, ""], numbers: Array | np.ndarray) -> Key[Array, "n"]:
+    return jax.vmap(lambda n: jax.random.fold_in(key, n))(numbers)
 
 
 def _init_clip(model: Clip, key: Key[Array, ""]) -> dict[str, Any]:
@@ -64,7 +90,7 @@ def _init_clip(model: Clip, key: Key[Array, ""]) -> dict[str, Any]:
         "txt": _init_params(model.txt, jax.random.fold_in(key, TEXT)),
     }
     # The rest is constants. Without inputs no tower makes any parameter.
-    return params | model.init(key)["params"]
+    return params | _draw(_notes(model), key)
 
 
 def _init_decoder(model: Coca, key: Key[Array, ""]) -> dict[str, Any]:
@@ -72,11 +98,11 @@ def _init_decoder(model: Coca, key: Key[Array, ""]) -> dict[str, Any]:
     decoder, dtype = model.decoder, model.decoder.block.dtype
     encoded = jnp.zeros((1, 1, model.img.width), dtype)
     states, image = (jnp.zeros((1, 1, n), dtype) for n in (decoder.width, model.pool.width))
-    params = decoder.clone(depth=0, scan=False).init(rest_key, states, image)["params"]
+    params = _draw(_notes(decoder.clone(depth=0, scan=False), states, image), rest_key)
     layers = _layers(DecoderBlock(decoder.block), decoder.depth, layers_key, states, image)
-    params[decoder.stack][STACKED] = layers
+    params.setdefault(decoder.stack, {})[STACKED] = layers
     return {
-        "pool": model.pool.init(pool_key, encoded)["params"],
+        "pool": _draw(_notes(model.pool, encoded), pool_key),
         "decoder": params if decoder.scan else unstack_layers(params),
     }
 
@@ -87,7 +113,7 @@ def _init_pixels(model: MAE, key: Key[Array, ""]) -> dict[str, Any]:
     encoded = jnp.zeros((1, 1, model.encoder.width), dtype)
     restore = jnp.zeros((1, decoder.grid[0] * decoder.grid[1]), jnp.int32)
     shell = decoder.clone(depth=0, scan=False)
-    params = shell.init(rest_key, encoded, restore, decoder.grid)["params"]
+    params = _draw(_notes(shell, encoded, restore, decoder.grid), rest_key)
     tokens = jnp.zeros((1, 1, decoder.width), dtype)
     params.setdefault(decoder.stack, {})[STACKED] = _layers(
         Block(decoder.block), decoder.depth, layers_key, tokens

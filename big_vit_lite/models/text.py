@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from big_vit_lite.config import InputError
 from big_vit_lite.models.layers.blocks import BlockSpec, Encoder
+from big_vit_lite.models.layers.linear import Embedding, Linear
 from big_vit_lite.models.layers.noise import dropout
 from big_vit_lite.models.layers.param import param
 from big_vit_lite.models.layers.pooling import AttentionPooling
@@ -105,9 +106,9 @@ class TextTransformer(nn.Module):
             # The standard deviation of both is 1 / sqrt(width).
             xavier = self.block.init == "xavier"
             init = nn.initializers
-            head = nn.Dense(
+            head = Linear(
                 self.features,
-                use_bias=self.head_bias,
+                bias=self.head_bias,
                 dtype=jnp.float32,
                 kernel_init=init.lecun_normal() if xavier else init.normal(self.width**-0.5),
                 name="head",
@@ -125,13 +126,7 @@ class TextTransformer(nn.Module):
         """Token and position embeddings, the class token behind them."""
         dtype, init = self.block.dtype, nn.initializers
         std = self.width**-0.5 if self.block.init == "xavier" else 0.02
-        table = nn.Embed(
-            self.vocabulary,
-            self.width,
-            embedding_init=init.normal(std),
-            dtype=dtype,
-            name="Embed_0",
-        )
+        table = Embedding(self.vocabulary, self.width, dtype, init.normal(std), name="Embed_0")
         x = table(tokens)
         if self.pool == "cls":
             cls = param(self, "cls", init.normal(self.position_std), (1, 1, self.width))

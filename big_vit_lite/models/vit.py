@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from big_vit_lite.config import InputError
 from big_vit_lite.models.layers.blocks import BlockSpec, Encoder
-from big_vit_lite.models.layers.linear import add_bias
+from big_vit_lite.models.layers.linear import Linear, add_bias
 from big_vit_lite.models.layers.noise import dropout, patch_dropout
 from big_vit_lite.models.layers.param import param
 from big_vit_lite.models.layers.patches import PatchEmbedding, patch_grid
@@ -278,7 +278,14 @@ class ViT(nn.Module):
                 x = self.block.norm("pool_norm")(x)
         out["pooled"] = x
         if self.pre_logits:
-            x = nn.tanh(nn.Dense(self.pre_logits, dtype=self.block.dtype, name="pre_logits")(x))
+            layer = Linear(
+                self.pre_logits,
+                bias=True,
+                dtype=self.block.dtype,
+                kernel_init=nn.initializers.lecun_normal(),
+                name="pre_logits",
+            )
+            x = nn.tanh(layer(x))
         out["pre_logits"] = x
         if self.classes:
             x = self._head("head")(x)
@@ -287,12 +294,12 @@ class ViT(nn.Module):
                 x = (x + out["head_dist"]) / 2
         return constrain(x.astype(jnp.float32))
 
-    def _head(self, name: str) -> nn.Dense:
+    def _head(self, name: str) -> Linear:
         normal, zeros = nn.initializers.normal(self.head_init), nn.initializers.zeros
-        return nn.Dense(
+        return Linear(
             self.classes,
+            bias=self.head_bias is not None,
             dtype=jnp.float32,
-            use_bias=self.head_bias is not None,
             kernel_init=normal if self.head_init else zeros,
             bias_init=nn.initializers.constant(self.head_bias or 0.0),
             name=name,

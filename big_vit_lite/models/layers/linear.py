@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from big_vit_lite.config import InputError
 from big_vit_lite.models.layers.param import Initializer, param
@@ -60,7 +60,7 @@ class Linear(nn.Module):
     bias: bool
     dtype: DTypeLike
     kernel_init: Initializer
-    bias_init: Initializer
+    bias_init: Initializer = nn.initializers.zeros
     grad_dtype: str | None = None
 
     @nn.compact
@@ -71,6 +71,20 @@ class Linear(nn.Module):
             bias = param(self, "bias", self.bias_init, (self.features,))
             y = add_bias(y, bias, self.grad_dtype)
         return y
+
+
+class Embedding(nn.Module):
+    """Rows of a table; the parameter as `nn.Embed` has it."""
+
+    rows: int
+    features: int
+    dtype: DTypeLike
+    init: Initializer
+
+    @nn.compact
+    def __call__(self, indices: Int[Array, "..."]) -> Float[Array, "... d"]:
+        table = param(self, "embedding", self.init, (self.rows, self.features))
+        return jnp.take(table.astype(self.dtype), indices, axis=0)
 
 
 def with_grad_dtype(model: nn.Module, grad_dtype: str) -> nn.Module:

@@ -1,11 +1,45 @@
-"""Parameters of modules, without the milliseconds that looking at one takes in Flax."""
+"""Parameters of modules: looked at quickly where they are, and noted before any is drawn.
+
+Looking at one takes Flax milliseconds, since it traces the initialiser for its shape. Drawing them
+while a model is applied compiles the model as well, and a loop for the key of each.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import NamedTuple
 
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 from flax.errors import ScopeParamShapeError
 from jaxtyping import Array, Float
 
 Initializer = nn.initializers.Initializer
+
+
+class Note(NamedTuple):
+    """How a parameter is drawn: `init(key, shape)`, the key being fold_in(the model's, `fold`)."""
+
+    init: Initializer
+    shape: tuple[int, ...]
+    fold: int
+
+
+Notes = dict[tuple[str, ...], Note]  # by the path of names
+_notes: ContextVar[Notes | None] = ContextVar("notes", default=None)
+
+
+@contextlib.contextmanager
+def noting() -> Iterator[Notes]:
+    """Parameters that a model lacks when it is applied in here are noted and given as zeros."""
+    notes: Notes = {}
+    token = _notes.set(notes)
+    try:
+        yield notes
+    finally:
+        _notes.reset(token)
 
 
 def param(
@@ -18,9 +52,29 @@ def param(
         flax.errors.ScopeParamShapeError: the value that is given has another shape.
     """
     if not module.has_variable("params", name):
-        return module.param(name, init, shape)
+        notes = _notes.get()
+        return module.param(name, init, shape) if notes is None else _noted(
+            notes, module, name, init, shape
+        )
     value = module.get_variable("params", name)
     if np.shape(value) != tuple(shape):
         path = module.scope.path_text if module.scope is not None else ""
         raise ScopeParamShapeError(name, path, np.shape(value), tuple(shape))
     return value
+
+
+def _noted(notes: Notes, module: nn.Module, name: str, init: Initializer, shape) -> Array:
+    path = module.path
+    earlier = sum(known[:-1] == path for known in notes)
+    notes[(*path, name)] = Note(init, tuple(shape), _fold(path, earlier + 1))
+    value = jnp.zeros(shape)
+    module.put_variable("params", name, value)
+    return value
+
+
+def _fold(path: tuple[str, ...], count: int) -> int:
+    """What Flax folds into the key of the `count`-th parameter of a module: part of every run's
+    result, and so never to change."""
+    digest = hashlib.sha1("".join(path).encode())
+    digest.update(count.to_bytes((count.bit_length() + 7) // 8, "big"))
+    return int.from_bytes(digest.digest()[:4], "big")
