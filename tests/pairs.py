@@ -17,7 +17,7 @@ def make_run(batch_size=16, model=None, text=None, steps=20, data=None, **fields
     task = {"name": "contrastive", **fields.pop("task", {})}
     return config.Run(
         steps=steps,
-        model={"patch": 4, "pool": "map", **SIZES, **(model or {})},
+        model={"patch": 4, "pool": "gap", **SIZES, **(model or {})},
         text={"vocabulary": 259, **SIZES, **(text or {})},
         task=task,
         data={

@@ -86,9 +86,11 @@ def _two_tower_flops(run: config.Run, spec: dict[str, Any], size: tuple[int, int
 
         return report.count_flops(jax.make_jaxpr(apply)(params, images, tokens))
 
-    alone = forward(images, None)
-    text = forward(images, tokens) - alone  # with what a decoder computes of both
-    image = alone if "image" in spec else 0
+    image, decodes = forward(images, None), hasattr(model, "decoder")
+    # With a decoder also what that computes of both.
+    text = forward(images, tokens) - image if decodes else forward(None, tokens)
+    if "image" not in spec:
+        image = 0
     factors = optim.multipliers(params, run.optim.lr_rules, "optim.lr_rules")
     moves = jax.tree.map(lambda f: bool(np.any(np.asarray(f) != 0)), factors)
     passes = {name: 3 if any(jax.tree.leaves(moves[name])) else 1 for name in ("img", "txt")}

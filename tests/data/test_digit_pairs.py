@@ -1,5 +1,6 @@
 """Pairs of digits: captions say what is to be seen, and splits share what they may and no more."""
 
+import functools
 import pickle
 import re
 from collections import Counter
@@ -7,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
 from big_vit_lite import checks, data
 from big_vit_lite.config import Data, InputError, Run, Split
@@ -16,7 +16,6 @@ from big_vit_lite.data.sources.digit_pairs import SPLITS
 
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 WORDS = re.compile(r"(a|an) (\w+) (left of|above) (a|an) (\w+)")
-DIGITS = load_digits()
 TEXT = "lower|tokenize('bytes')|truncate(32)|pad(32)"
 
 
@@ -25,6 +24,13 @@ def pairs(split="train", examples=400, **options):
     return sources.build(
         Split(source="digit_pairs", split=split, transform="", examples=examples, **given)
     )
+
+
+@functools.cache
+def digits():
+    from sklearn.datasets import load_digits  # takes two seconds
+
+    return load_digits()
 
 
 def read(caption):
@@ -39,7 +45,7 @@ def alone(row, corner):
     """One digit of scikit-learn on an empty canvas."""
     canvas = np.zeros((16, 16))
     y, x = corner
-    canvas[y : y + 8, x : x + 8] = DIGITS.images[row] * (255 / 16)
+    canvas[y : y + 8, x : x + 8] = digits().images[row] * (255 / 16)
     return canvas
 
 
@@ -54,7 +60,7 @@ def test_captions_say_what_the_pictures_show():
         example, pair = source[i], source.pair(i)
         (caption,) = example["captions"]
         first, relation, second = read(caption)
-        assert [DIGITS.target[row] for row in pair.rows] == [first, second]
+        assert [digits().target[row] for row in pair.rows] == [first, second]
         inks = [alone(*digit) for digit in zip(pair.rows, pair.corners, strict=True)]
         wanted = np.round(np.maximum(*inks))
         assert example["image"].shape == (16, 16, 1) and example["image"].dtype == np.uint8
@@ -96,7 +102,7 @@ def test_splits_share_neither_digits_nor_captions_that_are_held_out():
             pair = source.pair(i)
             rows[split] |= set(pair.rows)
             captions[split][pair.caption] += 1
-    held = set(parts.select("held_out(20%, seed=0)", 1797, lambda: DIGITS.target).tolist())
+    held = set(parts.select("held_out(20%, seed=0)", 1797, lambda: digits().target).tolist())
     assert rows["val"] | rows["unseen"] == held  # every one of them occurs
     for split in ("train", "tune_train", "tune", "tune_unseen"):
         assert not rows[split] & held

@@ -195,7 +195,7 @@ def test_a_pair_alone_has_no_negatives():
 
 def test_a_pair_learned_well_keeps_its_digits_in_float32():
     """Negatives 30 below: 1 - softmax is lost in float32 unless it is summed over negatives."""
-    x = jnp.eye(8)
+    x = np.eye(8, dtype=np.float32)
     compute = jax.jit(jax.value_and_grad(losses.softmax_contrastive, (0, 1)))
     loss, (gradient, _) = compute(x, x, 30.0)
     np.testing.assert_allclose(loss, 7 * np.exp(-30.0), rtol=1e-5)

@@ -1,5 +1,7 @@
 """Options of contrastive losses against plain numpy in float64 and finite differences."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -185,14 +187,19 @@ def test_sigmoid_options(form):
 
 def test_weights_of_hard_negatives_have_mean_one():
     """Where all negatives are alike, hardness changes nothing."""
-    x = jnp.eye(8)
-    plain = losses.softmax_contrastive(x, x, 3.0)
-    np.testing.assert_allclose(
-        losses.softmax_contrastive(x, x, 3.0, negatives=Negatives(hardness=2.0)), plain, rtol=1e-6
-    )
-    plain = losses.sigmoid_contrastive(x, x, 3.0, -1.0)
-    got = losses.sigmoid_contrastive(x, x, 3.0, -1.0, negatives=Negatives(hardness=2.0))
-    np.testing.assert_allclose(got, plain, rtol=1e-6)
+
+    @jax.jit
+    def compute(x):
+        return [
+            (
+                losses.softmax_contrastive(x, x, 3.0, negatives=negatives),
+                losses.sigmoid_contrastive(x, x, 3.0, -1.0, negatives=negatives),
+            )
+            for negatives in (losses.ALL, Negatives(hardness=2.0))
+        ]
+
+    plain, hard = compute(np.eye(8, dtype=np.float32))
+    np.testing.assert_allclose(hard, plain, rtol=1e-6)
 
 
 def test_a_student_like_its_teacher_learns_nothing_and_pays_the_entropy():
@@ -208,17 +215,18 @@ def test_a_student_like_its_teacher_learns_nothing_and_pays_the_entropy():
 
 
 def test_margin_loss_pulls_the_same_and_pushes_the_different():
-    first = jnp.array([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
-    second = jnp.array([[3.0, 4.0], [0.3, 0.4], [3.0, 4.0], [1.0, 1.0]])
-    different = jnp.array([False, True, True, True])
-    loss = losses.margin_contrastive(first, second, different, margin=2.0)
+    first = np.array([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [1.0, 1.0]], np.float32)
+    second = np.array([[3.0, 4.0], [0.3, 0.4], [3.0, 4.0], [1.0, 1.0]], np.float32)
+    different = np.array([False, True, True, True])
+    margin = jax.jit(functools.partial(losses.margin_contrastive, margin=2.0))
+    loss = margin(first, second, different)
     # d = 5, 0.5, 5, 0: the same pays d^2, the different (2 - d)^2 within the margin.
     np.testing.assert_allclose(loss, [25.0, 2.25, 0.0, 4.0], rtol=1e-6)
-    gradient = jax.grad(lambda a: losses.margin_contrastive(a, second, different, 2.0).sum())(first)
+    gradient = jax.jit(jax.grad(lambda a: margin(a, second, different).sum()))(first)
     np.testing.assert_allclose(
         gradient, [[-6.0, -8.0], [1.8, 2.4], [0.0, 0.0], [0.0, 0.0]], rtol=1e-6
     )
-    every = losses.margin_contrastive(first[:, None], second[None], ~jnp.eye(4, dtype=bool), 2.0)
+    every = margin(first[:, None], second[None], ~np.eye(4, dtype=bool))
     assert every.shape == (4, 4) and every[0, 0] == 25.0 and every[0, 1] == 2.25
 
 

@@ -457,7 +457,7 @@ def test_initial_distributions_of_siglip():
     """big_vision's: token and position tables 1/sqrt(width), Xavier blocks, LeCun head."""
     wide = {"width": 128, "heads": 4, "mlp_dim": 512, "scan": True}
     model = build("siglip", model=wide, text=wide | {"vocabulary": 400})
-    text = jax.device_get(models.init_params(model, jax.random.key(0))["txt"])
+    text = jax.device_get(models.init_params(model.txt, jax.random.key(0)))
     for leaf in (text["Embed_0"]["embedding"], text["pos_embedding"], text["head"]["kernel"]):
         assert abs(float(leaf.std()) * 128**0.5 - 1) < 0.05
     kernel = text["Encoder_0"]["encoderblock"]["MultiHeadDotProductAttention_0"]["out"]["kernel"]

@@ -104,8 +104,8 @@ def test_padding_that_is_not_seen_changes_nothing(pool, causal):
     padded, _ = run(model, tokens, params)
     alone, _ = run(model, tokens[:, :4], params)
     np.testing.assert_allclose(padded, alone, rtol=1e-4, atol=1e-5)
-    seen, _ = run(build(pool=pool, causal=causal), tokens, params)
     if pool != "end" or not causal:
+        seen, _ = run(build(pool=pool, causal=causal), tokens, params)
         assert float(np.abs(np.asarray(seen) - alone).max()) > 1e-3
 
 

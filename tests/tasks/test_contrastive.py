@@ -58,13 +58,17 @@ def test_loss_is_the_papers_and_pairs_are_rows(fields, loss):
     ("fields", "sizes"),
     [
         (CLIP, {"data": 2, "fsdp": 2, "tensor": 2}),
-        (SIGMOID | {"task": {"loss": "sigmoid", "form": "ring"}}, {"data": 2, "fsdp": 4}),
+        (
+            SIGMOID | {"task": {"loss": "sigmoid", "form": "ring"}, "model": {"pool": "map"}},
+            {"data": 2, "fsdp": 4},
+        ),
     ],
     ids=["softmax, full, tensor", "sigmoid, ring, fsdp"],
 )
 def test_loss_and_gradients_on_any_mesh_are_those_of_one_device(fields, sizes, monkeypatch):
     monkeypatch.setattr("big_vit_lite.parallel.rules.MIN_FSDP_SIZE", 64)
-    run = pairs.make_run(text=ENDS, model={"scan": True}, **fields)
+    model = {"scan": True, **fields.get("model", {})}
+    run = pairs.make_run(text=ENDS, **fields | {"model": model})
     loss, _, grads = pairs.loss_and_gradients(run, sizes, 8)
     wanted, _, reference = pairs.loss_and_gradients(run, {}, 1)
     assert loss == pytest.approx(wanted, rel=1e-5)
@@ -115,7 +119,7 @@ def train(run, task=None, params=None):
 def test_a_locked_tower_stays_and_has_no_moments_and_no_part_in_the_norm():
     rules = (("^img/", 0.0), (".*", 1.0))
     run = pairs.make_run(optim={"lr_rules": rules, "weight_decay": 0.1, "lr": 1e-2})
-    first, state, _ = train(run)
+    first, state, _ = train(run, params=pairs.random_params(pairs.make_task(run)))
     for name, leaf in small.named(first).items():
         moved = not np.array_equal(leaf, small.named(state["params"])[name])
         assert moved == (not name.startswith("img/")), name
@@ -302,7 +306,7 @@ def test_mixed_texts_end_and_are_padded_alike(mixed):
 def test_flops_of_a_pair_are_those_of_its_towers(monkeypatch):
     from big_vit_lite.report import forward_flops
 
-    run = pairs.make_run(text={"pool": "last"}, joint={"features": 24})
+    run = pairs.make_run(model={"pool": "map"}, text={"pool": "last"}, joint={"features": 24})
     spec = pairs.batch_spec(run, pairs.one_device())
     sizes = {"width": 16, "depth": 1, "mlp_dim": 32, "classes": 24}
     image = forward_flops(**sizes, patches=4, tokens=4, patch_dim=48, pool="map")

@@ -53,8 +53,10 @@ def param(
     """
     if not module.has_variable("params", name):
         notes = _notes.get()
-        return module.param(name, init, shape) if notes is None else _noted(
-            notes, module, name, init, shape
+        return (
+            module.param(name, init, shape)
+            if notes is None
+            else _noted(notes, module, name, init, shape)
         )
     value = module.get_variable("params", name)
     if np.shape(value) != tuple(shape):
