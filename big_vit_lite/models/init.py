@@ -13,7 +13,7 @@ from jaxtyping import Array, Key
 from big_vit_lite.models.clip import Clip
 from big_vit_lite.models.coca import Coca, DecoderBlock
 from big_vit_lite.models.layers.blocks import Block
-from big_vit_lite.models.layers.param import Notes, noting
+from big_vit_lite.models.layers.param import Deferred, deferred_init
 from big_vit_lite.models.mae import MAE
 from big_vit_lite.models.resnet import ResNet
 from big_vit_lite.models.stacking import STACKED, unstack_layers
@@ -45,10 +45,10 @@ def _init_params(model, key: Key[Array, ""]) -> dict[str, Any]:
             "decoder": _init_pixels(model, jax.random.fold_in(key, DECODER)),
         }
     if isinstance(model, ResNet):
-        return _draw(_notes(model, model.example()), key)
+        return _draw(_defer(model, model.example()), key)
     rest_key, layers_key = jax.random.split(key)
     shell = model.clone(depth=0, scan=False)
-    params = _draw(_notes(shell, model.example()), rest_key)
+    params = _draw(_defer(shell, model.example()), rest_key)
     tokens = jnp.zeros((1, 1, model.width), model.block.dtype)
     params.setdefault(model.stack, {})[STACKED] = _layers(
         Block(model.block), model.depth, layers_key, tokens
@@ -58,24 +58,24 @@ def _init_params(model, key: Key[Array, ""]) -> dict[str, Any]:
 
 def _layers(block, depth: int, key: Key[Array, ""], *inputs: Array) -> dict[str, Any]:
     """Parameters of `depth` blocks with a leading depth axis."""
-    keys, notes = _folded(key, jnp.arange(depth)), _notes(block, *inputs)
-    return jax.vmap(lambda k: _draw(notes, k))(keys)
+    keys, deferred = _folded(key, jnp.arange(depth)), _defer(block, *inputs)
+    return jax.vmap(lambda k: _draw(deferred, k))(keys)
 
 
-def _notes(module: nn.Module, *inputs: Any) -> Notes:
+def _defer(module: nn.Module, *inputs: Any) -> Deferred:
     """How each parameter is drawn that the module makes when it is applied to `inputs`."""
-    with noting() as notes:
+    with deferred_init() as deferred:
         jax.eval_shape(lambda: module.init({}, *inputs))
-    return notes
+    return deferred
 
 
-def _draw(notes: Notes, key: Key[Array, ""]) -> dict[str, Any]:
+def _draw(deferred: Deferred, key: Key[Array, ""]) -> dict[str, Any]:
     """Parameters as a nested dict, bitwise those of the module's own `init` with this key."""
     # All keys at once: each by itself would be a loop of its own, half of what is compiled here.
-    keys = _folded(key, np.array([note.fold for note in notes.values()], np.uint32))
+    keys = _folded(key, np.array([param.fold for param in deferred.values()], np.uint32))
     drawn = {
-        path: note.init(key, note.shape)
-        for key, (path, note) in zip(jnp.unstack(keys), notes.items(), strict=True)
+        path: param.init(key, param.shape)
+        for key, (path, param) in zip(jnp.unstack(keys), deferred.items(), strict=True)
     }
     return unflatten_dict(drawn)
 
@@ -90,7 +90,7 @@ def _init_clip(model: Clip, key: Key[Array, ""]) -> dict[str, Any]:
         "txt": _init_params(model.txt, jax.random.fold_in(key, TEXT)),
     }
     # The rest is constants. Without inputs no tower makes any parameter.
-    return params | _draw(_notes(model), key)
+    return params | _draw(_defer(model), key)
 
 
 def _init_decoder(model: Coca, key: Key[Array, ""]) -> dict[str, Any]:
@@ -98,11 +98,11 @@ def _init_decoder(model: Coca, key: Key[Array, ""]) -> dict[str, Any]:
     decoder, dtype = model.decoder, model.decoder.block.dtype
     encoded = jnp.zeros((1, 1, model.img.width), dtype)
     states, image = (jnp.zeros((1, 1, n), dtype) for n in (decoder.width, model.pool.width))
-    params = _draw(_notes(decoder.clone(depth=0, scan=False), states, image), rest_key)
+    params = _draw(_defer(decoder.clone(depth=0, scan=False), states, image), rest_key)
     layers = _layers(DecoderBlock(decoder.block), decoder.depth, layers_key, states, image)
     params.setdefault(decoder.stack, {})[STACKED] = layers
     return {
-        "pool": _draw(_notes(model.pool, encoded), pool_key),
+        "pool": _draw(_defer(model.pool, encoded), pool_key),
         "decoder": params if decoder.scan else unstack_layers(params),
     }
 
@@ -113,7 +113,7 @@ def _init_pixels(model: MAE, key: Key[Array, ""]) -> dict[str, Any]:
     encoded = jnp.zeros((1, 1, model.encoder.width), dtype)
     restore = jnp.zeros((1, decoder.grid[0] * decoder.grid[1]), jnp.int32)
     shell = decoder.clone(depth=0, scan=False)
-    params = _draw(_notes(shell, encoded, restore, decoder.grid), rest_key)
+    params = _draw(_defer(shell, encoded, restore, decoder.grid), rest_key)
     tokens = jnp.zeros((1, 1, decoder.width), dtype)
     params.setdefault(decoder.stack, {})[STACKED] = _layers(
         Block(decoder.block), decoder.depth, layers_key, tokens

@@ -25,6 +25,7 @@ def start(deterministic: bool = False) -> None:
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(cache_directory()))
+    # What compiles faster is hardly slower than reading it back.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 

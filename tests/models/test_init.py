@@ -1,4 +1,4 @@
-"""Initial parameters are noted first and drawn then, as each module's own `init` would."""
+"""Initial parameters are deferred, and drawn together then, as each module's own `init` would."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 
 from big_vit_lite import config, models
 from big_vit_lite.models.layers.blocks import Block
-from big_vit_lite.models.layers.param import noting
+from big_vit_lite.models.layers.param import deferred_init
 
 
 def assert_bitwise(found, wanted):
@@ -50,10 +50,10 @@ def test_the_model_itself_is_no_part_of_the_program_that_draws():
     assert "dot_general" not in str(program) and "erf_inv" in str(program)
 
 
-def test_notes_are_taken_within_and_nowhere_else():
+def test_parameters_are_deferred_within_and_nowhere_else():
     clip = models.Clip(img=None, txt=None, logit_scale=10.0, logit_bias=-1.0)
-    with noting() as notes:
+    with deferred_init() as deferred:
         jax.eval_shape(lambda: clip.init({}))
-    assert {path: note.shape for path, note in notes.items()} == {("t",): (1,), ("b",): (1,)}
-    assert len({note.fold for note in notes.values()}) == 2
+    assert {path: param.shape for path, param in deferred.items()} == {("t",): (1,), ("b",): (1,)}
+    assert len({param.fold for param in deferred.values()}) == 2
     assert clip.init(jax.random.key(0))["params"]["t"] == np.float32(np.log(10.0))

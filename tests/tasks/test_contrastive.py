@@ -58,17 +58,13 @@ def test_loss_is_the_papers_and_pairs_are_rows(fields, loss):
     ("fields", "sizes"),
     [
         (CLIP, {"data": 2, "fsdp": 2, "tensor": 2}),
-        (
-            SIGMOID | {"task": {"loss": "sigmoid", "form": "ring"}, "model": {"pool": "map"}},
-            {"data": 2, "fsdp": 4},
-        ),
+        (SIGMOID | {"task": {"loss": "sigmoid", "form": "ring"}}, {"data": 2, "fsdp": 4}),
     ],
     ids=["softmax, full, tensor", "sigmoid, ring, fsdp"],
 )
 def test_loss_and_gradients_on_any_mesh_are_those_of_one_device(fields, sizes, monkeypatch):
     monkeypatch.setattr("big_vit_lite.parallel.rules.MIN_FSDP_SIZE", 64)
-    model = {"scan": True, **fields.get("model", {})}
-    run = pairs.make_run(text=ENDS, **fields | {"model": model})
+    run = pairs.make_run(text=ENDS, model={"scan": True, "pool": "map"}, **fields)
     loss, _, grads = pairs.loss_and_gradients(run, sizes, 8)
     wanted, _, reference = pairs.loss_and_gradients(run, {}, 1)
     assert loss == pytest.approx(wanted, rel=1e-5)

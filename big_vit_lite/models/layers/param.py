@@ -1,4 +1,4 @@
-"""Parameters of modules: looked at quickly where they are, and noted before any is drawn.
+"""Parameters of modules: looked at quickly where they are, deferred where all are drawn at once.
 
 Looking at one takes Flax milliseconds, since it traces the initialiser for its shape. Drawing them
 while a model is applied compiles the model as well, and a loop for the key of each.
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 Initializer = nn.initializers.Initializer
 
 
-class Note(NamedTuple):
+class DeferredParam(NamedTuple):
     """How a parameter is drawn: `init(key, shape)`, the key being fold_in(the model's, `fold`)."""
 
     init: Initializer
@@ -27,19 +27,19 @@ class Note(NamedTuple):
     fold: int
 
 
-Notes = dict[tuple[str, ...], Note]  # by the path of names
-_notes: ContextVar[Notes | None] = ContextVar("notes", default=None)
+Deferred = dict[tuple[str, ...], DeferredParam]  # by the path of names
+_deferred: ContextVar[Deferred | None] = ContextVar("deferred", default=None)
 
 
 @contextlib.contextmanager
-def noting() -> Iterator[Notes]:
-    """Parameters that a model lacks when it is applied in here are noted and given as zeros."""
-    notes: Notes = {}
-    token = _notes.set(notes)
+def deferred_init() -> Iterator[Deferred]:
+    """Parameters that a model lacks when it is applied in here are listed, and zeros for it."""
+    deferred: Deferred = {}
+    token = _deferred.set(deferred)
     try:
-        yield notes
+        yield deferred
     finally:
-        _notes.reset(token)
+        _deferred.reset(token)
 
 
 def param(
@@ -52,12 +52,10 @@ def param(
         flax.errors.ScopeParamShapeError: the value that is given has another shape.
     """
     if not module.has_variable("params", name):
-        notes = _notes.get()
-        return (
-            module.param(name, init, shape)
-            if notes is None
-            else _noted(notes, module, name, init, shape)
-        )
+        deferred = _deferred.get()
+        if deferred is None:
+            return module.param(name, init, shape)
+        return _defer(deferred, module, name, init, shape)
     value = module.get_variable("params", name)
     if np.shape(value) != tuple(shape):
         path = module.scope.path_text if module.scope is not None else ""
@@ -65,10 +63,10 @@ def param(
     return value
 
 
-def _noted(notes: Notes, module: nn.Module, name: str, init: Initializer, shape) -> Array:
+def _defer(deferred: Deferred, module: nn.Module, name: str, init: Initializer, shape) -> Array:
     path = module.path
-    earlier = sum(known[:-1] == path for known in notes)
-    notes[(*path, name)] = Note(init, tuple(shape), _fold(path, earlier + 1))
+    earlier = sum(known[:-1] == path for known in deferred)
+    deferred[(*path, name)] = DeferredParam(init, tuple(shape), _fold(path, earlier + 1))
     value = jnp.zeros(shape)
     module.put_variable("params", name, value)
     return value
