@@ -13,7 +13,7 @@ Arguments, after a colon and separated by commas, as in configs/quickstart.py:se
                      settings without looking at the test set
     tiny             4 steps of a much smaller model
 
-Expected result: 99.4 % on the held-out fifth, in about a minute on two CPU cores.
+Expected result: 99.4 % on the held-out fifth, in one to three minutes on two CPU cores.
 Measured: 99.44, 99.44, 99.44 % for seeds 0, 1, 2 with split_seed the same (results/quickstart).
 
 Source: the digits are the test set of E. Alpaydin and C. Kaynak, Optical Recognition of
