@@ -291,7 +291,7 @@ def resize_positions(
 
 def abstract_params(parts: Parts) -> Any:
     """Shapes of the model's parameters."""
-    return jax.eval_shape(parts.task.init, jax.random.key(0))
+    return models.abstract_params(parts.model)
 
 
 def train_flops(parts: Parts, size: tuple[int, int] | None = None) -> int:

@@ -5,7 +5,7 @@ import numpy as np
 import small
 from small import named
 
-from big_vit_lite import config, parallel, tasks
+from big_vit_lite import config, models, parallel, tasks
 from big_vit_lite.parallel import training as steps
 
 IMAGE, LENGTH = (8, 8, 3), 6
@@ -61,7 +61,7 @@ def random_batch(run, mesh, step=0):
 
 def random_params(task, seed=0):
     """Every leaf random, logit scale 10; without the seconds that compiling `init` takes."""
-    rng, shapes = np.random.default_rng(seed), jax.eval_shape(task.init, jax.random.key(0))
+    rng, shapes = np.random.default_rng(seed), models.abstract_params(task.model)
 
     def draw(path, x):
         name = parallel.path_name(path)

@@ -58,7 +58,7 @@ def prepare() -> None:
         path = options.folder / name
         if not path.exists():
             model = sections.build("cpu", scan=False)
-            shapes = jax.eval_shape(lambda m=model: models.init_params(m, jax.random.key(0)))
+            shapes = models.abstract_params(model)
             weights.save(path, jax.tree.map_with_path(draw, shapes), sections, layout)
         serving.export(
             bvl.load(path),

@@ -21,6 +21,7 @@ __all__, __getattr__, __dir__ = lazy.names(
         "build_text": "towers",
         "in_stages": "layers.pipeline",
         "with_grad_dtype": "layers.linear",
+        "abstract_params": "init",
         "init_params": "init",
         "build_coca": "towers",
         "caption": "captioning",

@@ -1,6 +1,7 @@
 """Initial parameters: drawn by (key, layer), the same for scanned and unrolled layers."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -33,40 +34,109 @@ def init_params(model, key: Key[Array, ""]) -> dict[str, Any]:
     return _init_params(model, key)
 
 
+def abstract_params(model) -> dict[str, Any]:
+    """Shapes of `init_params(model, key)`, without looking at how each is drawn."""
+    return jax.eval_shape(lambda: _parameters(model, jax.random.key(0), _blank))
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _init_params(model, key: Key[Array, ""]) -> dict[str, Any]:
+    return _parameters(model, key, _draw)
+
+
+Make = Callable[[Deferred, Key[Array, ""]], dict[str, Any]]  # what becomes of deferred parameters
+
+
+def _parameters(model, key: Key[Array, ""], make: Make) -> dict[str, Any]:
     if isinstance(model, Coca):
-        return _init_clip(model, key) | _init_decoder(model, jax.random.fold_in(key, DECODER))
+        decoder_key = jax.random.fold_in(key, DECODER)
+        return _of_clip(model, key, make) | _of_captions(model, decoder_key, make)
     if isinstance(model, Clip):
-        return _init_clip(model, key)
+        return _of_clip(model, key, make)
     if isinstance(model, MAE):
         return {
-            "encoder": _init_params(model.encoder, jax.random.fold_in(key, IMAGE)),
-            "decoder": _init_pixels(model, jax.random.fold_in(key, DECODER)),
+            "encoder": _parameters(model.encoder, jax.random.fold_in(key, IMAGE), make),
+            "decoder": _of_pixels(model, jax.random.fold_in(key, DECODER), make),
         }
     if isinstance(model, ResNet):
-        return _draw(_defer(model, model.example()), key)
+        return make(_defer(model, model.example()), key)
     rest_key, layers_key = jax.random.split(key)
-    shell = model.clone(depth=0, scan=False)
-    params = _draw(_defer(shell, model.example()), rest_key)
+    params = make(_defer(_shell(model), model.example()), rest_key)
     tokens = jnp.zeros((1, 1, model.width), model.block.dtype)
-    params.setdefault(model.stack, {})[STACKED] = _layers(
-        Block(model.block), model.depth, layers_key, tokens
-    )
-    return params if model.scan else unstack_layers(params)
+    return _with_layers(params, model, Block(model.block), layers_key, make, tokens)
 
 
-def _layers(block, depth: int, key: Key[Array, ""], *inputs: Array) -> dict[str, Any]:
-    """Parameters of `depth` blocks with a leading depth axis."""
-    keys, deferred = _folded(key, jnp.arange(depth)), _defer(block, *inputs)
-    return jax.vmap(lambda k: _draw(deferred, k))(keys)
+def _shell(stack: nn.Module) -> nn.Module:
+    """All of it but its layers."""
+    return stack.clone(depth=0, scan=False)
+
+
+def _with_layers(
+    params: dict[str, Any],
+    stack: nn.Module,
+    block: nn.Module,
+    key: Key[Array, ""],
+    make: Make,
+    *inputs: Array,
+) -> dict[str, Any]:
+    """`params` of a shell, and those of its layers as the stack has them."""
+    keys, deferred = _folded(key, jnp.arange(stack.depth)), _defer(block, *inputs)
+    layers = jax.vmap(lambda k: make(deferred, k))(keys)
+    params.setdefault(stack.stack, {})[STACKED] = layers
+    return params if stack.scan else unstack_layers(params)
+
+
+def _of_clip(model: Clip, key: Key[Array, ""], make: Make) -> dict[str, Any]:
+    params = {
+        "img": _parameters(model.img, jax.random.fold_in(key, IMAGE), make),
+        "txt": _parameters(model.txt, jax.random.fold_in(key, TEXT), make),
+    }
+    # The rest is constants. Without inputs no tower makes any parameter.
+    return params | make(_defer(model), key)
+
+
+def _of_captions(model: Coca, key: Key[Array, ""], make: Make) -> dict[str, Any]:
+    pool_key, rest_key, layers_key = jax.random.split(key, 3)
+    decoder, dtype = model.decoder, model.decoder.block.dtype
+    encoded = jnp.zeros((1, 1, model.img.width), dtype)
+    states, image = (jnp.zeros((1, 1, n), dtype) for n in (decoder.width, model.pool.width))
+    rest = make(_defer(_shell(decoder), states, image), rest_key)
+    block = DecoderBlock(decoder.block)
+    return {
+        "pool": make(_defer(model.pool, encoded), pool_key),
+        "decoder": _with_layers(rest, decoder, block, layers_key, make, states, image),
+    }
+
+
+def _of_pixels(model: MAE, key: Key[Array, ""], make: Make) -> dict[str, Any]:
+    rest_key, layers_key = jax.random.split(key)
+    decoder, dtype = model.decoder, model.decoder.block.dtype
+    encoded = jnp.zeros((1, 1, model.encoder.width), dtype)
+    restore = jnp.zeros((1, decoder.grid[0] * decoder.grid[1]), jnp.int32)
+    rest = make(_defer(_shell(decoder), encoded, restore, decoder.grid), rest_key)
+    tokens = jnp.zeros((1, 1, decoder.width), dtype)
+    return _with_layers(rest, decoder, Block(decoder.block), layers_key, make, tokens)
 
 
 def _defer(module: nn.Module, *inputs: Any) -> Deferred:
     """How each parameter is drawn that the module makes when it is applied to `inputs`."""
+    return _deferred(module, *jax.tree.map(_abstract, inputs))
+
+
+@functools.lru_cache(maxsize=256)
+def _deferred(module: nn.Module, *inputs: Any) -> Deferred:
+    # A start asks several times: for shapes, for values, for what a step computes.
     with deferred_init() as deferred:
-        jax.eval_shape(lambda: module.init({}, *inputs))
+        jax.eval_shape(lambda: module.init({}, *jax.tree.map(_zeros, inputs)))
     return deferred
+
+
+def _abstract(x: Any) -> Any:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype) if hasattr(x, "dtype") else x
+
+
+def _zeros(x: Any) -> Any:
+    return jnp.zeros(x.shape, x.dtype) if hasattr(x, "dtype") else x
 
 
 def _draw(deferred: Deferred, key: Key[Array, ""]) -> dict[str, Any]:
@@ -80,42 +150,9 @@ def _draw(deferred: Deferred, key: Key[Array, ""]) -> dict[str, Any]:
     return unflatten_dict(drawn)
 
 
+def _blank(deferred: Deferred, key: Key[Array, ""]) -> dict[str, Any]:
+    return unflatten_dict({path: jnp.zeros(param.shape) for path, param in deferred.items()})
+
+
 def _folded(key: Key[Array, ""], numbers: Array | np.ndarray) -> Key[Array, "n"]:
     return jax.vmap(lambda n: jax.random.fold_in(key, n))(numbers)
-
-
-def _init_clip(model: Clip, key: Key[Array, ""]) -> dict[str, Any]:
-    params = {
-        "img": _init_params(model.img, jax.random.fold_in(key, IMAGE)),
-        "txt": _init_params(model.txt, jax.random.fold_in(key, TEXT)),
-    }
-    # The rest is constants. Without inputs no tower makes any parameter.
-    return params | _draw(_defer(model), key)
-
-
-def _init_decoder(model: Coca, key: Key[Array, ""]) -> dict[str, Any]:
-    pool_key, rest_key, layers_key = jax.random.split(key, 3)
-    decoder, dtype = model.decoder, model.decoder.block.dtype
-    encoded = jnp.zeros((1, 1, model.img.width), dtype)
-    states, image = (jnp.zeros((1, 1, n), dtype) for n in (decoder.width, model.pool.width))
-    params = _draw(_defer(decoder.clone(depth=0, scan=False), states, image), rest_key)
-    layers = _layers(DecoderBlock(decoder.block), decoder.depth, layers_key, states, image)
-    params.setdefault(decoder.stack, {})[STACKED] = layers
-    return {
-        "pool": _draw(_defer(model.pool, encoded), pool_key),
-        "decoder": params if decoder.scan else unstack_layers(params),
-    }
-
-
-def _init_pixels(model: MAE, key: Key[Array, ""]) -> dict[str, Any]:
-    rest_key, layers_key = jax.random.split(key)
-    decoder, dtype = model.decoder, model.decoder.block.dtype
-    encoded = jnp.zeros((1, 1, model.encoder.width), dtype)
-    restore = jnp.zeros((1, decoder.grid[0] * decoder.grid[1]), jnp.int32)
-    shell = decoder.clone(depth=0, scan=False)
-    params = _draw(_defer(shell, encoded, restore, decoder.grid), rest_key)
-    tokens = jnp.zeros((1, 1, decoder.width), dtype)
-    params.setdefault(decoder.stack, {})[STACKED] = _layers(
-        Block(decoder.block), decoder.depth, layers_key, tokens
-    )
-    return params if decoder.scan else unstack_layers(params)

@@ -49,7 +49,7 @@ def read(source: str | Place) -> Found:
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-        jax.eval_shape(lambda: models.init_params(model, jax.random.key(0))),
+        models.abstract_params(model),
     )
     averaged = any(name.startswith("ema/") for name in meta["arrays"])
     params, _ = checkpoint.load_params(path, abstract, "ema" if averaged else "params")

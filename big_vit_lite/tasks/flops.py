@@ -71,7 +71,7 @@ def _two_tower_flops(run: config.Run, spec: dict[str, Any], size: tuple[int, int
         }
     )
     model = build_model(run, spec, 0, "cpu")
-    params = jax.eval_shape(lambda: models.init_params(model, jax.random.key(0)))
+    params = models.abstract_params(model)
     shape = image_shape(run, spec)
     images = jax.ShapeDtypeStruct((1, *(size or shape[:2]), shape[2]), jnp.float32)
     tokens = jax.ShapeDtypeStruct((1, spec["text"].shape[1]), jnp.int32)

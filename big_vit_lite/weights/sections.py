@@ -70,8 +70,7 @@ class Sections(NamedTuple):
     def leaves(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of all parameters by path, layers side by side."""
         model = self.build("cpu", scan=False)
-        shapes = jax.eval_shape(lambda: models.init_params(model, jax.random.key(0)))
-        shapes = models.unstack_layers(shapes)
+        shapes = models.unstack_layers(models.abstract_params(model))
         flat = jax.tree_util.tree_leaves_with_path(shapes)
         return {"/".join(entry.key for entry in path): leaf for path, leaf in flat}
 

@@ -34,7 +34,7 @@ class Towers:
 
     def random_params(self):
         """Every leaf is random, so that features of different inputs differ."""
-        abstract = jax.eval_shape(lambda: models.init_params(self.model, jax.random.key(0)))
+        abstract = models.abstract_params(self.model)
         rng = np.random.default_rng(0)
         return jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(x.dtype), abstract)
 

@@ -83,7 +83,8 @@ def test_a_batch_in_parts_has_the_whole_batchs_gradient_and_more_than_its_parts(
 
     class MeanOfParts:  # what a task gets that is a mean over examples
         def __init__(self, task):
-            self.init, self.prepare, self.loss = task.init, task.prepare, task.loss
+            self.model, self.init = task.model, task.init
+            self.prepare, self.loss = task.prepare, task.loss
 
     parts = MeanOfParts(pairs.make_task(run))
     other, _, wrong = pairs.loss_and_gradients(run, {}, 1, accumulate=4, task=parts)

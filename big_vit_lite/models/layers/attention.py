@@ -6,6 +6,7 @@ mask of what each query may look at, and leave no query without anything.
 """
 
 import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -18,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Key
 from big_vit_lite.models.layers.inits import kernel_init
 from big_vit_lite.models.layers.linear import add_bias, product
 from big_vit_lite.models.layers.noise import dropout
-from big_vit_lite.models.layers.param import param
+from big_vit_lite.models.layers.param import Initializer, param
 from big_vit_lite.parallel import axis_size, constrain, whole_tokens
 
 Heads = Float[Array, "b n h k"]
@@ -163,6 +164,16 @@ def rows(x: Float[Array, "... d"]) -> Float[Array, "rows d"]:
     return x if axis_size("sequence") > 1 else x.reshape(-1, x.shape[-1])
 
 
+def _flattened(init: Initializer, inputs: int) -> Initializer:
+    """Draws a kernel as the matrix from its first `inputs` axes to the others."""
+
+    def draw(key, shape, dtype=jnp.float32):
+        matrix = (math.prod(shape[:inputs]), math.prod(shape[inputs:]))
+        return init(key, matrix, dtype).reshape(shape)
+
+    return draw
+
+
 class Projection(nn.Module):
     """Linear map onto heads: kernel (d, heads, k) as published, applied as one matrix product.
 
@@ -179,12 +190,8 @@ class Projection(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Heads:
         width = x.shape[-1]
-
-        def flat_init(key, shape, dtype=jnp.float32):
-            init = kernel_init(self.init_rule, "qkv")
-            return init(key, (width, shape[1] * shape[2]), dtype).reshape(shape)
-
-        kernel = param(self, "kernel", flat_init, (width, *self.features))
+        init = _flattened(kernel_init(self.init_rule, "qkv"), 1)
+        kernel = param(self, "kernel", init, (width, *self.features))
         y = product(rows(x).astype(self.dtype), kernel.reshape(width, -1), self.grad_dtype)
         if self.bias:
             bias = param(self, "bias", nn.initializers.zeros, self.features)
@@ -205,12 +212,8 @@ class Merge(nn.Module):
     @nn.compact
     def __call__(self, x: Heads) -> Float[Array, "b n d"]:
         heads, per_head = x.shape[-2:]
-
-        def flat_init(key, shape, dtype=jnp.float32):
-            init = kernel_init(self.init_rule, "out", self.depth)
-            return init(key, (shape[0] * shape[1], shape[2]), dtype).reshape(shape)
-
-        kernel = param(self, "kernel", flat_init, (heads, per_head, self.features))
+        init = _flattened(kernel_init(self.init_rule, "out", self.depth), 2)
+        kernel = param(self, "kernel", init, (heads, per_head, self.features))
         leading = x.shape[:-2]
         x = rows(x.reshape(*leading, heads * per_head))
         y = product(x, kernel.reshape(-1, self.features), self.grad_dtype)
