@@ -91,8 +91,7 @@ def train(
             log.say(describe.resume(last, parts.steps, before, run))
             if last >= parts.steps and not meta.get("skipped"):
                 checkpoint.verify(keeper.directory / str(last))
-                if parallel.is_first():  # it may have been killed before it drew it
-                    report.curve(workdir)
+                draw_curve(run, workdir)  # it may have been killed before it did
                 return dict(meta.get("results", {})), False
         log.say(f"{workdir}: {parts.steps:,} steps on {describe.mesh(parts.mesh)}; compiling")
         log.say(describe.data(parts))
@@ -122,9 +121,13 @@ def train(
                 parts, state, training, keeper, log, watchdog, stop, meta, goodput, speed
             )
             log.say(goodput.describe())
-        if parallel.is_first():
-            report.curve(workdir)
+        draw_curve(run, workdir)
     return results, stopped
+
+
+def draw_curve(run: config.Run, workdir: storage.Place) -> None:
+    if run.report.curve and parallel.is_first():
+        report.curve(workdir)
 
 
 def loop(

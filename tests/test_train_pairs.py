@@ -33,7 +33,8 @@ BUSY = (
 
 
 def options(workdir, *more):
-    return ["--config", TINY, "--workdir", str(workdir), "--config.checkpoint.every=2", *more]
+    given = ["--config", TINY, "--workdir", str(workdir), "--config.checkpoint.every=2"]
+    return [*given, "--config.report.curve=false", *more]
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,7 @@ def test_a_new_process_goes_on_to_the_bit(run):
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    assert not (cut / "curve.png").exists()
     ours, theirs = stored(whole), stored(cut)
     assert ours.keys() == theirs.keys()
     for name, array in ours.items():

@@ -236,6 +236,8 @@ class Report(Section):
     """How often a row of training metrics is written; step 1 and the last always are."""
     tensorboard: bool = True
     """Whether metrics are also written for TensorBoard, in WORKDIR/tensorboard."""
+    curve: bool = True
+    """Whether the curves of WORKDIR/metrics.jsonl are drawn into WORKDIR/curve.png at the end."""
     wandb: str | None = None
     """Weights & Biases project to log to, too (needs the wandb extra); none: no."""
     profile: tuple[Annotated[int, Field(ge=0)], Natural] | None = None

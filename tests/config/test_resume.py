@@ -50,6 +50,7 @@ def test_what_may_change_passes(values):
         "data.prefetch_mib": "9",
         "checkpoint.every": "2",
         "report.tensorboard": "false",
+        "report.curve": "false",
         "mesh.fsdp": "2",
         "model.scan": "true",
         "model.remat": "full",

@@ -31,6 +31,7 @@ def options(workdir, steps, *more):
     return ["--config", QUICKSTART, "--workdir", workdir, f"--config.steps={steps}",
             "--config.evals.val.every=100000", "--config.report.every=1",
             "--config.checkpoint.every=1", "--config.report.tensorboard=false",
+            "--config.report.curve=false",
             "--config.optim.schedule=constant", "--config.optim.warmup=0", *more]  # fmt: skip
 
 

@@ -22,6 +22,7 @@ HEARTBEAT = 6  # seconds
 def options(workdir, steps, *more):
     return ["--config", QUICKSTART, "--workdir", workdir, f"--config.steps={steps}",
             "--config.evals={}", "--config.report.every=1", "--config.report.tensorboard=false",
+            "--config.report.curve=false",
             "--config.optim.ema=0.9", "--config.model.dropout=0.1", "--config.model.depth=1",
             "--config.mesh.data=1", "--config.mesh.fsdp=4",  # each process writes its own half
             "--config.optim.schedule=constant", "--config.optim.warmup=0", *more]  # fmt: skip
