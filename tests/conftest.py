@@ -8,6 +8,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile much and run little: leaving LLVM's optimisations out halves their time, one module
 # for each program and, where jaxlib can do without, no MLIR for each fusion halve it again. All
@@ -21,19 +23,21 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers have these from the proce
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="big_vit_lite-xla-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
-import gcs_emulator  # noqa: E402
-import jax  # noqa: E402
-import pytest  # noqa: E402
-
-from big_vit_lite import report  # noqa: E402
-from big_vit_lite.report import figures  # noqa: E402
-
 TESTS = Path(__file__).parent
 
-jax.config.update("jax_num_cpu_devices", 8)
-# What is traced stays in JAX's caches: collections that look at all of it again and again are a
-# tenth of a worker's time.
-gc.set_threshold(100_000, 20, 20)
+
+def pytest_configure(config):
+    worker = "PYTEST_XDIST_WORKER" in os.environ
+    if config.getoption("tx", None) and not worker:
+        return  # it starts workers and runs no test: they need not wait until it has loaded JAX
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", 8)
+    # What is traced stays in JAX's caches: collections that look at all of it again and again are
+    # a tenth of a worker's time, and taking it apart at its end is two seconds.
+    gc.set_threshold(100_000, 20, 20)
+    if worker:
+        atexit.register(os._exit, 0)
 
 
 # Workers take whole files: the longest go first, so that none is left for the end.
@@ -68,6 +72,8 @@ def pytest_collection_modifyitems(items):
 def undrawn():
     """Runs within a test draw no curve, which takes half a second each; commands that a test starts
     do, and whoever asks for `drawn`."""
+    from big_vit_lite import report
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "curve", lambda workdir: None)
         yield
@@ -75,6 +81,9 @@ def undrawn():
 
 @pytest.fixture(scope="module")
 def drawn(undrawn):
+    from big_vit_lite import report
+    from big_vit_lite.report import figures
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "curve", figures.curve)
         yield
@@ -83,6 +92,8 @@ def drawn(undrawn):
 @pytest.fixture(scope="session")
 def store():
     """gs://bucket, held in memory; one for all tests, as clients remember where they found it."""
+    import gcs_emulator
+
     with pytest.MonkeyPatch.context() as patch:
         held, address = gcs_emulator.serve()
         for name, value in gcs_emulator.environment(address).items():
