@@ -6,6 +6,7 @@ while a model is applied compiles the model as well, and a loop for the key of e
 
 import contextlib
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import NamedTuple
@@ -28,14 +29,14 @@ class DeferredParam(NamedTuple):
 
 
 Deferred = dict[tuple[str, ...], DeferredParam]  # by the path of names
-_deferred: ContextVar[Deferred | None] = ContextVar("deferred", default=None)
+_deferred: ContextVar[tuple[Deferred, Counter] | None] = ContextVar("deferred", default=None)
 
 
 @contextlib.contextmanager
 def deferred_init() -> Iterator[Deferred]:
     """Parameters that a model lacks when it is applied in here are listed, and zeros for it."""
     deferred: Deferred = {}
-    token = _deferred.set(deferred)
+    token = _deferred.set((deferred, Counter()))
     try:
         yield deferred
     finally:
@@ -52,10 +53,9 @@ def param(
         flax.errors.ScopeParamShapeError: the value that is given has another shape.
     """
     if not module.has_variable("params", name):
-        deferred = _deferred.get()
-        if deferred is None:
+        if _deferred.get() is None:
             return module.param(name, init, shape)
-        return _defer(deferred, module, name, init, shape)
+        return _defer(module, name, init, shape)
     value = module.get_variable("params", name)
     if np.shape(value) != tuple(shape):
         path = module.scope.path_text if module.scope is not None else ""
@@ -63,10 +63,11 @@ def param(
     return value
 
 
-def _defer(deferred: Deferred, module: nn.Module, name: str, init: Initializer, shape) -> Array:
-    path = module.path
-    earlier = sum(known[:-1] == path for known in deferred)
-    deferred[(*path, name)] = DeferredParam(init, tuple(shape), _fold(path, earlier + 1))
+def _defer(module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...]) -> Array:
+    deferred, counts = _deferred.get()
+    counts[module.path] += 1
+    fold = _fold(module.path, counts[module.path])
+    deferred[(*module.path, name)] = DeferredParam(init, tuple(shape), fold)
     value = jnp.zeros(shape)
     module.put_variable("params", name, value)
     return value
