@@ -136,7 +136,8 @@ def test_another_vocabulary_under_the_same_name_is_refused(run, tmp_path, capsys
 
 def test_a_teacher_is_read_from_its_run_and_is_in_no_checkpoint(run, tmp_path, capsys):
     whole = shutil.copytree(run[0], tmp_path / "whole")
-    taught = options(tmp_path, "--config.steps=1", f"--config.task.teacher={whole}")
+    given = ("--config.evals={}", "--config.steps=1", f"--config.task.teacher={whole}")
+    taught = options(tmp_path, *given)
     assert main(taught) == 0
     row = results(tmp_path)[0]
     wanted = row["train/contrastive_loss"] + row["train/teacher_loss"]
