@@ -23,7 +23,6 @@ __all__, __getattr__, __dir__ = lazy.names(
         "curves": "figures",
         "count_flops": "flops",
         "forward_flops": "flops",
-        "train_flops": "flops",
         "capacity": "hardware",
         "memory_peak": "hardware",
         "peaks": "hardware",

@@ -52,14 +52,6 @@ def forward_flops(
     return stem + embed + depth * (projections + attention + mlp) + heads
 
 
-def train_flops(**sizes) -> int:
-    """FLOPs to train on one image: the backward pass counts twice the forward pass.
-
-    What remat computes again does not count: utilisation is of the model, not of the program.
-    """
-    return 3 * forward_flops(**sizes)
-
-
 def count_flops(jaxpr) -> int:
     """FLOPs of the matrix products and convolutions of a traced program (jax.make_jaxpr).
 
@@ -73,15 +65,16 @@ def _plain(jaxpr):
 
 
 def _equation_flops(equation) -> int:
-    name, out = equation.primitive.name, equation.outvars[0].aval
+    name, outputs = equation.primitive.name, equation.outvars  # none where nobody needs them
     if name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
         shape = equation.invars[0].aval.shape
-        return 2 * math.prod(out.shape) * math.prod(shape[axis] for axis in contracted)
+        products = math.prod(outputs[0].aval.shape)
+        return 2 * products * math.prod(shape[axis] for axis in contracted)
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval.shape
         output_features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-        return 2 * math.prod(out.shape) * math.prod(kernel) // output_features
+        return 2 * math.prod(outputs[0].aval.shape) * math.prod(kernel) // output_features
     turns = equation.params["length"] if name == "scan" else 1
     inner = 0
     for value in equation.params.values():

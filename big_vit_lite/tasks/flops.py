@@ -9,6 +9,8 @@ import numpy as np
 from big_vit_lite import config, models, optim, report
 from big_vit_lite.models.layers.blocks import GATED
 from big_vit_lite.models.layers.stem import ResNetStem, StemSpec
+from big_vit_lite.models.text import TextTransformer
+from big_vit_lite.models.vit import ViT
 from big_vit_lite.tasks.model import build_model, image_shape
 
 
@@ -17,18 +19,24 @@ def train_flops(
 ) -> int:
     """Analytic FLOPs to train on one image, of (height, width) `size`; None: as the data has them.
 
-    Towers that are locked count their forward pass alone, features of images nothing.
+    The backward pass counts twice the forward pass, which towers that are locked have alone;
+    features of images count nothing, nor does what remat computes again: utilisation is of the
+    model, not of the program.
 
     Args:
         spec: shapes of a global batch.
     """
     if hasattr(model, "img"):
-        return _two_tower_flops(run, spec, size)
-    size, channels = size or model.image_shape[:2], model.image_shape[2]
-    rows, columns = model.grid(tuple(size))
+        return _two_tower_flops(run, model, spec, size)
+    return 3 * _image_flops(model, size or model.image_shape[:2])
+
+
+def _image_flops(model: ViT, size: tuple[int, int]) -> int:
+    """Of one image's forward pass in training, without the patches that are dropped."""
+    channels, (rows, columns) = model.image_shape[2], model.grid(tuple(size))
     patches = rows * columns
-    kept = max(1, round(patches * (1 - model.patch_dropout)))  # what the blocks see in training
-    return report.train_flops(
+    kept = max(1, round(patches * (1 - model.patch_dropout)))
+    return report.forward_flops(
         width=model.width,
         depth=model.depth,
         mlp_dim=model.block.mlp_dim,
@@ -45,6 +53,20 @@ def train_flops(
     )
 
 
+def _text_flops(model: TextTransformer, length: int) -> int:
+    """Of one text's forward pass."""
+    return report.forward_flops(
+        width=model.width,
+        depth=model.depth,
+        mlp_dim=model.block.mlp_dim,
+        patches=0,
+        tokens=length + (model.pool == "cls"),
+        patch_dim=0,
+        classes=model.features,
+        pool=model.pool,
+    )
+
+
 def _stem_flops(spec: StemSpec, shape: tuple[int, int, int, int]) -> int:
     """Of the convolutions of a hybrid's ResNet, forwards."""
     stem, images = ResNetStem(spec), jnp.zeros(shape)
@@ -52,8 +74,27 @@ def _stem_flops(spec: StemSpec, shape: tuple[int, int, int, int]) -> int:
     return report.count_flops(jax.make_jaxpr(stem.apply)(variables, images))
 
 
-def _two_tower_flops(run: config.Run, spec: dict[str, Any], size: tuple[int, int] | None) -> int:
-    """Matrix products and convolutions of one pair's passes, counted in the traced programs.
+def _two_tower_flops(
+    run: config.Run, model, spec: dict[str, Any], size: tuple[int, int] | None
+) -> int:
+    """Of one pair's passes."""
+    size, length = tuple(size or image_shape(run, spec)[:2]), spec["text"].shape[1]
+    if isinstance(model.img, ViT) and not hasattr(model, "decoder"):
+        image, text = _image_flops(model.img, size), _text_flops(model.txt, length)
+    else:
+        image, text = _traced_flops(run, spec, size)
+    if "image" not in spec:
+        image = 0
+    params = models.abstract_params(model)
+    factors = optim.multipliers(params, run.optim.lr_rules, "optim.lr_rules")
+    moves = jax.tree.map(lambda f: bool(np.any(np.asarray(f) != 0)), factors)
+    passes = {name: 3 if any(jax.tree.leaves(moves[name])) else 1 for name in ("img", "txt")}
+    return passes["img"] * image + passes["txt"] * text
+
+
+def _traced_flops(run: config.Run, spec: dict[str, Any], size: tuple[int, int]) -> tuple[int, int]:
+    """Matrix products and convolutions of the image's forward pass and of all else of a pair's,
+    counted in the traced programs.
 
     What is traced is plain: scanned, nothing computed twice, attention as two products.
     """
@@ -72,8 +113,7 @@ def _two_tower_flops(run: config.Run, spec: dict[str, Any], size: tuple[int, int
     )
     model = build_model(run, spec, 0, "cpu")
     params = models.abstract_params(model)
-    shape = image_shape(run, spec)
-    images = jax.ShapeDtypeStruct((1, *(size or shape[:2]), shape[2]), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *size, image_shape(run, spec)[2]), jnp.float32)
     tokens = jax.ShapeDtypeStruct((1, spec["text"].shape[1]), jnp.int32)
 
     def forward(images, tokens):
@@ -88,10 +128,4 @@ def _two_tower_flops(run: config.Run, spec: dict[str, Any], size: tuple[int, int
 
     image, decodes = forward(images, None), hasattr(model, "decoder")
     # With a decoder also what that computes of both.
-    text = forward(images, tokens) - image if decodes else forward(None, tokens)
-    if "image" not in spec:
-        image = 0
-    factors = optim.multipliers(params, run.optim.lr_rules, "optim.lr_rules")
-    moves = jax.tree.map(lambda f: bool(np.any(np.asarray(f) != 0)), factors)
-    passes = {name: 3 if any(jax.tree.leaves(moves[name])) else 1 for name in ("img", "txt")}
-    return passes["img"] * image + passes["txt"] * text
+    return image, forward(images, tokens) - image if decodes else forward(None, tokens)

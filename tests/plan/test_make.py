@@ -28,7 +28,7 @@ def wide_run(**fields):
 def test_a_plan_reads_the_step_that_training_compiles():
     run = make_run(mesh=config.Mesh(data=2, fsdp=4), optim={"ema": 0.9}, model=SMALL)
     plan = plan_of(run)
-    per_image = report.train_flops(
+    per_image = 3 * report.forward_flops(
         width=32, depth=2, mlp_dim=64, patches=16, tokens=16, patch_dim=192, classes=10, pool="gap"
     )
     assert plan.flops == 16 * per_image // 8

@@ -8,6 +8,7 @@ import pytest
 import small
 
 from big_vit_lite import agreement, config, parallel, tasks
+from big_vit_lite.tasks import flops
 from big_vit_lite.tasks.teacher import Teacher
 
 SIGMOID = {"task": {"loss": "sigmoid"}, "joint": {"logit_scale": 10.0, "logit_bias": -3.0}}
@@ -314,3 +315,19 @@ def test_flops_of_a_pair_are_those_of_its_towers(monkeypatch):
     lit = run.model_copy(update={"optim": locked})
     assert tasks.train_flops(lit, model, spec) == image + 3 * text
     assert tasks.train_flops(run, model, spec, (4, 4)) < tasks.train_flops(run, model, spec)
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "joint"),
+    [
+        ({"pool": "cls", "patch_dropout": 0.5, "registers": 1}, {"pool": "cls"}, {}),
+        ({"pool": "map"}, {"pool": "map", "causal": False}, {"projections": "text"}),
+        ({"activation": "swiglu"}, {"depth": 2}, {"projections": "image"}),
+    ],
+)
+def test_flops_of_towers_are_those_of_the_programs_they_are(model, text, joint):
+    run = pairs.make_run(model=model, text=text, joint={"features": 16, **joint})
+    spec = pairs.batch_spec(run, pairs.one_device())
+    image, texts = flops._traced_flops(run, spec, (8, 8))
+    found = tasks.train_flops(run, tasks.build_model(run, spec, 0, "cpu"), spec)
+    assert found == 3 * (image + texts) and image and texts
