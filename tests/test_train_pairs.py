@@ -34,7 +34,8 @@ BUSY = (
 
 def options(workdir, *more):
     given = ["--config", TINY, "--workdir", str(workdir), "--config.checkpoint.every=2"]
-    return [*given, "--config.report.curve=false", *more]
+    unseen = ["--config.report.curve=false", "--config.report.tensorboard=false"]
+    return [*given, *unseen, *more]
 
 
 @pytest.fixture(scope="module")
