@@ -18,6 +18,7 @@ def _shrink(config):
     resnet = config.model.variant.startswith("RN")
     config.model.update(dict(width=8, stages=(1, 1, 1, 1)) if resnet else dict(size, patch=4))
     config.text.update(size, vocabulary=259)
+    config.model.remat = config.text.remat = "none"  # compiles soonest
     if config.text.get("pool", "end") == "end":
         config.text.end_id = 258
     if config.text.get("pad_id") is not None:
