@@ -27,16 +27,17 @@ TESTS = Path(__file__).parent
 
 
 def pytest_configure(config):
-    worker = "PYTEST_XDIST_WORKER" in os.environ
-    if config.getoption("tx", None) and not worker:
+    worker = hasattr(config, "workerinput")
+    given = {name: config.getoption(name, None) for name in ("dist", "tx", "collectonly")}
+    if given["tx"] and given["dist"] != "no" and not given["collectonly"]:
         return  # it starts workers and runs no test: they need not wait until it has loaded JAX
     import jax
 
     jax.config.update("jax_num_cpu_devices", 8)
     # What is traced stays in JAX's caches: collections that look at all of it again and again are
-    # a tenth of a worker's time, and taking it apart at its end is two seconds.
+    # a tenth of a worker's time.
     gc.set_threshold(100_000, 20, 20)
-    if worker:
+    if worker:  # JAX would take two seconds to clear them; what is registered later still runs
         atexit.register(os._exit, 0)
 
 

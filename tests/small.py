@@ -28,7 +28,7 @@ def make_task(run, image_shape=(32, 32, 3), classes=10):
 
 
 def make_optimizer(run, task):
-    return optim.build(run, models.abstract_params(task.model), run.steps, 1000)
+    return optim.build(run, jax.eval_shape(task.init, jax.random.key(0)), run.steps, 1000)
 
 
 def batch_spec(run, mesh, image_shape=(32, 32, 3)):

@@ -35,7 +35,7 @@ def init_params(model, key: Key[Array, ""]) -> dict[str, Any]:
 
 
 def abstract_params(model) -> dict[str, Any]:
-    """Shapes of `init_params(model, key)`, without looking at how each is drawn."""
+    """Shapes (float32) of `init_params(model, key)`, without looking at how each is drawn."""
     return jax.eval_shape(lambda: _parameters(model, jax.random.key(0), _blank))
 
 
@@ -120,12 +120,13 @@ def _of_pixels(model: MAE, key: Key[Array, ""], make: Make) -> dict[str, Any]:
 
 def _defer(module: nn.Module, *inputs: Any) -> Deferred:
     """How each parameter is drawn that the module makes when it is applied to `inputs`."""
-    return _deferred(module, *jax.tree.map(_abstract, inputs))
+    return _listed(module, *jax.tree.map(_abstract, inputs))
 
 
 @functools.lru_cache(maxsize=256)
-def _deferred(module: nn.Module, *inputs: Any) -> Deferred:
-    # A start asks several times: for shapes, for values, for what a step computes.
+def _listed(module: nn.Module, *inputs: Any) -> Deferred:
+    # A start asks several times: for shapes, for values, for what a step computes. Whoever asks
+    # gets the same dict, and only reads it.
     with deferred_init() as deferred:
         jax.eval_shape(lambda: module.init({}, *jax.tree.map(_zeros, inputs)))
     return deferred
@@ -151,7 +152,9 @@ def _draw(deferred: Deferred, key: Key[Array, ""]) -> dict[str, Any]:
 
 
 def _blank(deferred: Deferred, key: Key[Array, ""]) -> dict[str, Any]:
-    return unflatten_dict({path: jnp.zeros(param.shape) for path, param in deferred.items()})
+    return unflatten_dict(
+        {path: jnp.zeros(param.shape, jnp.float32) for path, param in deferred.items()}
+    )
 
 
 def _folded(key: Key[Array, ""], numbers: Array | np.ndarray) -> Key[Array, "n"]:

@@ -63,7 +63,8 @@ def _text_flops(model: TextTransformer, length: int) -> int:
         tokens=length + (model.pool == "cls"),
         patch_dim=0,
         classes=model.features,
-        pool=model.pool,
+        pool=model.pool,  # but for map, one vector
+        mlp_maps=3 if model.block.activation == GATED else 2,
     )
 
 
@@ -96,7 +97,8 @@ def _traced_flops(run: config.Run, spec: dict[str, Any], size: tuple[int, int]) 
     """Matrix products and convolutions of the image's forward pass and of all else of a pair's,
     counted in the traced programs.
 
-    What is traced is plain: scanned, nothing computed twice, attention as two products.
+    What is traced is plain: scanned, nothing computed twice, attention as two products. Where
+    positions are resampled, that is counted, too.
     """
     plain = {"scan": True, "remat": "none", "attention": "reference"}
     if run.model.variant in models.RESNETS:

@@ -8,7 +8,8 @@ import pairs
 import pytest
 import small
 
-from big_vit_lite import agreement, config
+from big_vit_lite import agreement, config, tasks
+from big_vit_lite.tasks import flops
 
 PAD, START, END = 256, 257, 258
 TOLERANCE = 1e-5
@@ -18,7 +19,7 @@ def make_run(batch_size=8, **fields):
     return pairs.make_run(
         batch_size=batch_size,
         model={"pool": "gap", "depth": 1},
-        text={"pool": "cls", "pad_id": PAD, "depth": 1},
+        text={"pool": "cls", "pad_id": PAD, "depth": 1, "remat": "dots"},
         joint={"max_logit_scale": 100.0},
         decoder={"queries": 3, "pool_heads": 2},
         task={"name": "coca", **fields},
@@ -148,3 +149,13 @@ def test_padding_of_the_text_is_that_of_the_tower():
     assert str(caught.value) == (
         "text.pad_id is 0, but data.train.text pads with token 256; set text.pad_id=256."
     )
+
+
+def test_flops_are_those_of_pool_and_decoder_too():
+    run = make_run()
+    spec = pairs.batch_spec(run, pairs.one_device())
+    model = tasks.build_model(run, spec, 0, "cpu")
+    image, rest = flops._traced_flops(run, spec, (8, 8))
+    assert tasks.train_flops(run, model, spec) == 3 * (image + rest)
+    assert image > flops._image_flops(model.img, (8, 8))
+    assert rest > flops._text_flops(model.txt, pairs.LENGTH)
