@@ -36,7 +36,7 @@ def init_params(model, key: Key[Array, ""]) -> dict[str, Any]:
 
 def abstract_params(model) -> dict[str, Any]:
     """Shapes (float32) of `init_params(model, key)`, without looking at how each is drawn."""
-    return jax.eval_shape(lambda: _parameters(model, jax.random.key(0), _blank))
+    return jax.eval_shape(lambda: _parameters(model, jax.random.key(0), _zero_params))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -44,19 +44,19 @@ def _init_params(model, key: Key[Array, ""]) -> dict[str, Any]:
     return _parameters(model, key, _draw)
 
 
-Make = Callable[[Deferred, Key[Array, ""]], dict[str, Any]]  # what becomes of deferred parameters
+MakeParams = Callable[[Deferred, Key[Array, ""]], dict[str, Any]]  # draws, or tells shapes only
 
 
-def _parameters(model, key: Key[Array, ""], make: Make) -> dict[str, Any]:
+def _parameters(model, key: Key[Array, ""], make: MakeParams) -> dict[str, Any]:
     if isinstance(model, Coca):
         decoder_key = jax.random.fold_in(key, DECODER)
-        return _of_clip(model, key, make) | _of_captions(model, decoder_key, make)
+        return _clip_params(model, key, make) | _caption_decoder_params(model, decoder_key, make)
     if isinstance(model, Clip):
-        return _of_clip(model, key, make)
+        return _clip_params(model, key, make)
     if isinstance(model, MAE):
         return {
             "encoder": _parameters(model.encoder, jax.random.fold_in(key, IMAGE), make),
-            "decoder": _of_pixels(model, jax.random.fold_in(key, DECODER), make),
+            "decoder": _pixel_decoder_params(model, jax.random.fold_in(key, DECODER), make),
         }
     if isinstance(model, ResNet):
         return make(_defer(model, model.example()), key)
@@ -76,7 +76,7 @@ def _with_layers(
     stack: nn.Module,
     block: nn.Module,
     key: Key[Array, ""],
-    make: Make,
+    make: MakeParams,
     *inputs: Array,
 ) -> dict[str, Any]:
     """`params` of a shell, and those of its layers as the stack has them."""
@@ -86,7 +86,7 @@ def _with_layers(
     return params if stack.scan else unstack_layers(params)
 
 
-def _of_clip(model: Clip, key: Key[Array, ""], make: Make) -> dict[str, Any]:
+def _clip_params(model: Clip, key: Key[Array, ""], make: MakeParams) -> dict[str, Any]:
     params = {
         "img": _parameters(model.img, jax.random.fold_in(key, IMAGE), make),
         "txt": _parameters(model.txt, jax.random.fold_in(key, TEXT), make),
@@ -95,7 +95,7 @@ def _of_clip(model: Clip, key: Key[Array, ""], make: Make) -> dict[str, Any]:
     return params | make(_defer(model), key)
 
 
-def _of_captions(model: Coca, key: Key[Array, ""], make: Make) -> dict[str, Any]:
+def _caption_decoder_params(model: Coca, key: Key[Array, ""], make: MakeParams) -> dict[str, Any]:
     pool_key, rest_key, layers_key = jax.random.split(key, 3)
     decoder, dtype = model.decoder, model.decoder.block.dtype
     encoded = jnp.zeros((1, 1, model.img.width), dtype)
@@ -108,7 +108,7 @@ def _of_captions(model: Coca, key: Key[Array, ""], make: Make) -> dict[str, Any]
     }
 
 
-def _of_pixels(model: MAE, key: Key[Array, ""], make: Make) -> dict[str, Any]:
+def _pixel_decoder_params(model: MAE, key: Key[Array, ""], make: MakeParams) -> dict[str, Any]:
     rest_key, layers_key = jax.random.split(key)
     decoder, dtype = model.decoder, model.decoder.block.dtype
     encoded = jnp.zeros((1, 1, model.encoder.width), dtype)
@@ -120,11 +120,11 @@ def _of_pixels(model: MAE, key: Key[Array, ""], make: Make) -> dict[str, Any]:
 
 def _defer(module: nn.Module, *inputs: Any) -> Deferred:
     """How each parameter is drawn that the module makes when it is applied to `inputs`."""
-    return _listed(module, *jax.tree.map(_abstract, inputs))
+    return _cached_defer(module, *jax.tree.map(_abstract, inputs))
 
 
 @functools.lru_cache(maxsize=256)
-def _listed(module: nn.Module, *inputs: Any) -> Deferred:
+def _cached_defer(module: nn.Module, *inputs: Any) -> Deferred:
     # A start asks several times: for shapes, for values, for what a step computes. Whoever asks
     # gets the same dict, and only reads it.
     with deferred_init() as deferred:
@@ -151,7 +151,7 @@ def _draw(deferred: Deferred, key: Key[Array, ""]) -> dict[str, Any]:
     return unflatten_dict(drawn)
 
 
-def _blank(deferred: Deferred, key: Key[Array, ""]) -> dict[str, Any]:
+def _zero_params(deferred: Deferred, key: Key[Array, ""]) -> dict[str, Any]:
     return unflatten_dict(
         {path: jnp.zeros(param.shape, jnp.float32) for path, param in deferred.items()}
     )

@@ -164,7 +164,7 @@ def rows(x: Float[Array, "... d"]) -> Float[Array, "rows d"]:
     return x if axis_size("sequence") > 1 else x.reshape(-1, x.shape[-1])
 
 
-def _flattened(init: Initializer, inputs: int) -> Initializer:
+def _matrix_init(init: Initializer, inputs: int) -> Initializer:
     """Draws a kernel as the matrix from its first `inputs` axes to the others."""
 
     def draw(key, shape, dtype=jnp.float32):
@@ -190,7 +190,7 @@ class Projection(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Heads:
         width = x.shape[-1]
-        init = _flattened(kernel_init(self.init_rule, "qkv"), 1)
+        init = _matrix_init(kernel_init(self.init_rule, "qkv"), 1)
         kernel = param(self, "kernel", init, (width, *self.features))
         y = product(rows(x).astype(self.dtype), kernel.reshape(width, -1), self.grad_dtype)
         if self.bias:
@@ -212,7 +212,7 @@ class Merge(nn.Module):
     @nn.compact
     def __call__(self, x: Heads) -> Float[Array, "b n d"]:
         heads, per_head = x.shape[-2:]
-        init = _flattened(kernel_init(self.init_rule, "out", self.depth), 2)
+        init = _matrix_init(kernel_init(self.init_rule, "out", self.depth), 2)
         kernel = param(self, "kernel", init, (heads, per_head, self.features))
         leading = x.shape[:-2]
         x = rows(x.reshape(*leading, heads * per_head))
