@@ -17,7 +17,11 @@ from big_vit_lite.parallel import nonfinite
 from big_vit_lite.parallel.mesh import constrain, replicated
 from big_vit_lite.parallel.offload import is_on_host, offloaded, on_device
 from big_vit_lite.parallel.rules import with_shardings
-from big_vit_lite.parallel.runtime import compiler_options, return_freed_memory
+from big_vit_lite.parallel.runtime import (
+    compiler_options,
+    quick_compiler_options,
+    return_freed_memory,
+)
 
 State = dict[str, Any]
 Batch = dict[str, jax.Array]
@@ -256,9 +260,13 @@ def compile_training(
     born = {name: x for name, x in shardings.items() if name != TEACHER}
     # Two programs: drawing parameters takes three times their memory, which is free again when the
     # optimiser's state comes.
-    draw = jax.jit(task.init, out_shardings=shardings["params"])
+    once = quick_compiler_options(mesh)
+    draw = jax.jit(task.init, out_shardings=shardings["params"], compiler_options=once)
     begin = jax.jit(
-        lambda params: first_state(params, optimizer), donate_argnums=0, out_shardings=born
+        lambda params: first_state(params, optimizer),
+        donate_argnums=0,
+        out_shardings=born,
+        compiler_options=once,
     )
 
     def init_sharded(params=None) -> State:

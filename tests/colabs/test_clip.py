@@ -14,7 +14,7 @@ def test_clip_notebook_trains_and_chooses_captions(tmp_path):
     (settings,) = (cell for cell in notebook.cells if "overrides = {}" in cell.source)
     short = {"steps": 100, "model.depth": 1, "data.batch_size": 80}
     short |= {"data.val.examples": 400, "evals.unseen.data.examples": 400}
-    short |= {"report.tensorboard": False}
+    short |= {"report.tensorboard": False, "model.remat": "none", "text.remat": "none"}
     settings.source += f"\noverrides = {short}\nworkdir = Path({str(tmp_path / 'run')!r})"
     nbclient.NotebookClient(
         notebook, timeout=240, resources={"metadata": {"path": ROOT / "colabs"}}
