@@ -160,8 +160,8 @@ class Tower:
         task, mesh = parts.task, parts.mesh
 
         def look(params, images):
-            prepared = task.prepare({"image": images}, None)["image"]
-            return task.model.img.apply({"params": params}, prepared)[0].astype(jnp.float32)
+            seen = task.images({"image": parallel.constrain(images)})
+            return task.model.img.apply({"params": params}, seen)[0].astype(jnp.float32)
 
         self._params, self.size, self._mesh = params, size, mesh
         self._sharding = parallel.batch_sharding(mesh)

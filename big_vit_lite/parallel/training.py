@@ -162,11 +162,10 @@ def make_functions(task: Task, optimizer: Optimizer, seed: int):
         params = state["params"]
         key = jax.random.fold_in(jax.random.key(seed), state["step"])
         with jax.named_scope("prepare"):
-            images = batch.get("image")
             batch = task.prepare(batch, jax.random.fold_in(key, PREPARE))
         if TEACHER in state:
             with jax.named_scope("teacher"):
-                batch = task.teach(state[TEACHER], batch, images)
+                batch = task.teach(state[TEACHER], batch)
         scale = state["loss_scale"]["scale"] if optimizer.loss_scale else 1.0
         loss, metrics, grads = gradients(
             task,

@@ -60,20 +60,24 @@ class Contrastive:
         return models.init_params(self.model, key)
 
     def prepare(self, batch: dict, key: jax.Array) -> dict:
-        """Normalises images; features pass."""
-        prepared = {name: constrain(batch[name]) for name in ("text", "features") if name in batch}
-        if "image" in batch:
-            images = normalize(constrain(batch["image"]), self.mean, self.std)
-            prepared["image"] = constrain(shrink(images, self.size))
-        return prepared
+        """What the task reads of a batch. Images stay uint8, a quarter of their memory in float32,
+        until a part of them is encoded."""
+        read = ("image", "text", "features")
+        return {name: constrain(batch[name]) for name in read if name in batch}
 
-    def teach(self, params: Any, batch: dict, images: Array) -> dict:
+    def images(self, batch: dict) -> Float[Array, "b h w c"] | None:
+        """A prepared batch's images as the towers are trained on them; None where features stand
+        for them."""
+        if "image" not in batch:
+            return None
+        return constrain(shrink(normalize(batch["image"], self.mean, self.std), self.size))
+
+    def teach(self, params: Any, batch: dict) -> dict:
         """A prepared batch with the teacher's features beside it, made in as many parts as the
         gradient.
 
         Args:
             params: the teacher's.
-            images: the batch's as they came, uint8.
         """
 
         def features(part: tuple[Array, Array]) -> dict:
@@ -87,7 +91,7 @@ class Contrastive:
                 "teacher_scale": jnp.broadcast_to(found.scale, (len(images),)),
             }
 
-        given = (images, batch["text"])
+        given = (batch["image"], batch["text"])
         if self.parts == 1:
             taught = features(given)
         else:
@@ -100,7 +104,7 @@ class Contrastive:
         batch norms, where a tower has them."""
         (embeddings, out), updated = self.model.apply(
             {"params": params},
-            batch.get("image"),
+            self.images(batch),
             batch["text"],
             train=True,
             rngs={"dropout": key},

@@ -38,7 +38,7 @@ def found():
     def compute(params, batch):
         prepared = task.prepare(batch, None)
         loss, metrics = task.loss(params, prepared, jax.random.key(1))
-        embeddings, out = task.model.apply({"params": params}, prepared["image"], batch["text"])
+        embeddings, out = task.model.apply({"params": params}, task.images(prepared), batch["text"])
         seen = task.image_tokens(params, batch)
         written, score = task.write(params, batch)
         of_written = task.caption_nll(params, seen, written)["caption_nll"]

@@ -7,7 +7,8 @@ import pairs
 import pytest
 import small
 
-from big_vit_lite import agreement, config, parallel, tasks
+from big_vit_lite import agreement, config, models, parallel, tasks
+from big_vit_lite.parallel import training as steps
 from big_vit_lite.tasks import flops
 from big_vit_lite.tasks.teacher import Teacher
 
@@ -93,6 +94,22 @@ def test_a_batch_in_parts_has_the_whole_batchs_gradient_and_more_than_its_parts(
     assert small.distance(wrong, reference)[0] > 1e-2
 
 
+def test_images_become_float_a_part_of_the_batch_at_a_time():
+    image = ((64, 64, 3), np.uint8)
+    run = pairs.make_run(64, model={"patch": 32})
+    task, mesh = pairs.make_task(run, image=image), pairs.one_device()
+
+    def compute(params, batch):
+        batch = task.prepare(batch, jax.random.key(1))
+        return steps.gradients(task, params, batch, jax.random.key(2), 8)
+
+    lowered = jax.jit(compute).lower(
+        models.abstract_params(task.model), pairs.batch_spec(run, mesh, image=image)
+    )
+    floats = 4 * 64 * np.prod(image[0])
+    assert lowered.compile().memory_analysis().temp_size_in_bytes < 0.8 * floats
+
+
 def train(run, task=None, params=None):
     """Parameters at first, the state after two steps, and the metrics of each.
 
@@ -138,7 +155,7 @@ def test_features_of_a_locked_tower_teach_the_text_as_its_images_do():
     run = pairs.make_run(optim={"lr_rules": rules}, joint={"projections": "text"})
     task, mesh = pairs.make_task(run), pairs.one_device()
     params, batch = pairs.random_params(task), pairs.random_batch(run, mesh)
-    images = jax.jit(lambda x: task.prepare(x, None))(batch)["image"]
+    images = jax.jit(task.images)(batch)
     raw = jax.jit(task.model.img.apply)({"params": params["img"]}, images)[0]
 
     def gradient(task, batch):
@@ -202,8 +219,8 @@ def test_a_teacher_reads_a_batch_in_as_many_parts_as_its_gradient_is_made_in():
         task, batch = pairs.make_task(run), pairs.random_batch(run, pairs.one_device())
         task.teacher = Teacher(teacher.model, (0.4,), (0.3,))
         prepared = task.prepare(batch, None)
-        teach = jax.jit(task.teach).lower(params, prepared, batch["image"]).compile()
-        features.append(teach(params, prepared, batch["image"]))
+        teach = jax.jit(task.teach).lower(params, prepared).compile()
+        features.append(teach(params, prepared))
         temporaries.append(teach.memory_analysis().temp_size_in_bytes)
     for name in ("teacher_image", "teacher_text", "teacher_scale"):
         np.testing.assert_allclose(features[1][name], features[0][name], rtol=1e-5, atol=1e-6)
@@ -234,7 +251,7 @@ def test_batch_norms_of_a_resnet_keep_running_means():
     kernel = np.asarray(params["img"]["conv_0"]["kernel"], np.float64)
     state = small.drawn_state(training, params)
     state, _ = training.step(state, jax.device_put(batch, parallel.batch_sharding(mesh)))
-    x = task.prepare({"image": jnp.asarray(batch["image"]), "text": batch["text"]}, None)["image"]
+    x = task.images({"image": jnp.asarray(batch["image"])})
     maps = jax.lax.conv_general_dilated(
         x, jnp.asarray(kernel, jnp.float32), (2, 2), ((1, 1), (1, 1)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -249,10 +266,7 @@ def test_growing_images_are_smaller_up_to_the_step_and_whole_after_it():
     run = pairs.make_run(task={"progressive": ((1, 4),)})
     task, mesh = pairs.make_task(run), pairs.one_device()
     batch = pairs.random_batch(run, mesh)
-    images, small_images = (
-        jax.jit(lambda x, seen=seen: seen.prepare(x, None)["image"])(batch)
-        for seen in (task, task.at_size((4, 4)))
-    )
+    images, small_images = (jax.jit(seen.images)(batch) for seen in (task, task.at_size((4, 4))))
     # Antialiased by half: inside the picture each pixel weighs its four by 3/8 and 1/8.
     kernel = np.array([1, 3, 3, 1]) / 8
     pixels = np.asarray(images, np.float64)[:, 1:5, 1:5]
@@ -270,9 +284,8 @@ def test_growing_images_are_smaller_up_to_the_step_and_whole_after_it():
     for step in (1, 2):  # of one state, which the step donates
         _, metrics = training.at(step)(small.drawn_state(training, params), batch)
         seen = images if step == 2 else small_images
-        wanted, _ = jax.jit(task.loss)(
-            params, {"image": seen, "text": batch["text"]}, jax.random.key(0)
-        )
+        found, _ = jax.jit(task.model.apply)({"params": params}, seen, batch["text"])
+        wanted, _ = task.compare(params, {"image": found.image, "text": found.text})
         assert metrics["loss"] == pytest.approx(float(wanted), rel=1e-5)
         losses.append(float(metrics["loss"]))
     assert losses[0] != pytest.approx(losses[1], rel=1e-3)
