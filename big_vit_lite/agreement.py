@@ -46,6 +46,19 @@ def check_lengths(examples: int, steps: int) -> None:
             )
 
 
+def check_batch(run: config.Run, examples: int) -> None:
+    """Raises InputError if a batch of pairs is larger than an epoch: it would hold pairs twice, and
+    a loss that tells each pair from all others has no way to tell those apart."""
+    if run.task.name == "classification" or run.data.mix:
+        return
+    if run.data.batch_size > examples:
+        raise config.InputError(
+            f"data.batch_size is {run.data.batch_size:,} and data.train has {examples:,} examples: "
+            "a batch would hold pairs several times, each as a wrong answer to itself; give at "
+            f"most {examples:,}, better a tenth of that."
+        )
+
+
 def check_text(run: config.Run, task) -> None:
     """Raises InputError unless the text tower can read what data.train.text makes.
 
@@ -95,11 +108,16 @@ def check_vocabulary(task, meta: dict, whose: str = "the checkpoint") -> None:
     """Raises InputError if texts become other tokens here than when the towers were trained: the
     same words in the config can mean another file."""
     stored = meta.get("text")
-    if stored is not None and stored["fingerprint"] != task.text.fingerprint:
-        raise config.InputError(
-            f"{whose} was trained with the vocabulary {stored['fingerprint'][:12]}, and "
-            f"{stored['transform']!r} now reads {task.text.fingerprint[:12]}; put that file back."
-        )
+    if stored is None or stored["fingerprint"] == task.text.fingerprint:
+        return
+    ours = task.text
+    advice = "put that file back"
+    if stored["transform"] != ours.text:
+        advice = f"it read texts as {stored['transform']!r}: name the vocabulary it has there"
+    raise config.InputError(
+        f"{whose} was trained with the vocabulary {stored['fingerprint'][:12]}, and "
+        f"data.train.text, {ours.text!r}, reads {ours.fingerprint[:12]}; {advice}."
+    )
 
 
 def check_teacher(run: config.Run, task, meta: dict) -> None:

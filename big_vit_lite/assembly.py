@@ -47,6 +47,7 @@ def assemble(run: config.Run) -> Parts:
     batches = data.train_stream(run.data, run.seed, mesh)
     parts = assemble_step(run, mesh, batches)
     agreement.check_lengths(batches.examples, parts.steps)
+    agreement.check_batch(run, batches.examples)
     agreement.check_text(run, parts.task)
     if "features" in batches.spec:
         agreement.check_locked(run, abstract_params(parts))
@@ -125,7 +126,10 @@ def earlier_tasks(parts: Parts) -> list[tuple[int, Any]]:
                 f"step {before:,}; give them in order."
             )
         before = last
-        models.image_tower(parts.model).grid(size)
+        try:
+            models.image_tower(parts.model).grid(size)
+        except config.InputError as error:
+            raise config.InputError(f"task.progressive: {error}") from error
         found.append((last, parts.task.at_size(size)))
     return found
 

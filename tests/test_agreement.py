@@ -1,5 +1,8 @@
 """Processes of one run start only with one config and as much data; the log says what changed."""
 
+import re
+
+import pairs
 import pytest
 import small
 
@@ -47,6 +50,30 @@ def test_other_data_in_one_process_is_named(monkeypatch):
     with pytest.raises(InputError, match="process 0 found 1,000 training examples, for 60 steps, "
                        "and process 2 990, for 60: all want a copy of the same data"):  # fmt: skip
         agreement.check_lengths(1000, 60)
+
+
+def test_a_batch_of_pairs_holds_none_twice():
+    run = pairs.make_run(batch_size=16)
+    agreement.check_batch(run, 16)
+    with pytest.raises(InputError, match="data.batch_size is 16 and data.train has 15 examples: a "
+                       "batch would hold pairs several times, each as a wrong answer to itself; "
+                       "give at most 15"):  # fmt: skip
+        agreement.check_batch(run, 15)
+    agreement.check_batch(make(), 15)  # images of one class are no pairs
+
+
+def test_another_vocabulary_is_told_by_the_file_that_was_read():
+    task = pairs.make_task(pairs.make_run())
+    stored = {"transform": task.text.text, "fingerprint": "f" * 64}
+    reads = re.escape(f"was trained with the vocabulary ffffffffffff, and data.train.text, "
+                      f"{task.text.text!r}, reads bytes; ")  # fmt: skip
+    with pytest.raises(InputError, match=reads + "put that file back"):
+        agreement.check_vocabulary(task, {"text": stored})
+    stored["transform"] = "lower|tokenize('a/pieces.json')|truncate(6)|pad(6)"
+    other = re.escape(f"it read texts as {stored['transform']!r}: name the vocabulary")
+    with pytest.raises(InputError, match=reads + other):
+        agreement.check_vocabulary(task, {"text": stored})
+    agreement.check_vocabulary(task, {"text": stored | {"fingerprint": "bytes"}})
 
 
 def test_the_line_of_a_run_that_goes_on():

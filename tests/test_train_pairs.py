@@ -137,7 +137,9 @@ def test_another_vocabulary_under_the_same_name_is_refused(run, tmp_path, capsys
 
 def test_a_teacher_is_read_from_its_run_and_is_in_no_checkpoint(run, tmp_path, capsys):
     whole = shutil.copytree(run[0], tmp_path / "whole")
-    given = ("--config.evals={}", "--config.steps=1", f"--config.task.teacher={whole}")
+    # What this run draws at random is no other reading of texts: the teacher sees the same tokens.
+    drawn = "--config.data.train.text=lower|drop_words(0.1)|tokenize('bytes')|truncate(32)|pad(32)"
+    given = ("--config.evals={}", drawn, "--config.steps=1", f"--config.task.teacher={whole}")
     taught = options(tmp_path, *given)
     assert main(taught) == 0
     row = results(tmp_path)[0]
@@ -153,7 +155,8 @@ def test_a_teacher_is_read_from_its_run_and_is_in_no_checkpoint(run, tmp_path, c
     assert f"now holds another one, {whole / 'checkpoints' / '2'}; put that one back" in said
     text = "--config.data.train.text=tokenize('bytes')|truncate(32)|pad(32)"
     assert main([*options(tmp_path / "other", f"--config.task.teacher={whole}"), text]) == 2
-    assert "both must see the same tokens" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "reads texts as \"lower|tokenize('bytes')" in said and "the same tokens" in said
 
 
 @pytest.mark.parametrize(
@@ -168,7 +171,15 @@ def test_a_teacher_is_read_from_its_run_and_is_in_no_checkpoint(run, tmp_path, c
             ["--config.data.train.text=tokenize('bytes', end=False)|truncate(32)|pad(32)"],
             "text.pool end reads the token that ends a text, and data.train.text adds none",
         ),
-        (["--config.task.progressive=((2, 9),)"], "The image height 9 is not a multiple of the"),
+        (
+            ["--config.task.progressive=((2, 9),)"],
+            "task.progressive: The image height 9 is not a multiple of the",
+        ),
+        (["--config.data.batch_size=4096"], "data.batch_size is 4,096 and data.train has"),
+        (
+            ["--config.data.val.text=tokenize('bytes')|truncate(3)|pad(3)"],
+            "is not read: evaluations make tokens as data.train.text does; leave it out",
+        ),
         (["--config.text.length=20"], "text.length is 20, but the texts have 32 tokens"),
     ],
 )

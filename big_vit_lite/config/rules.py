@@ -167,6 +167,9 @@ def _two_towers(run: Run) -> Iterator[Fault]:
             wanted = f"is missing; task {task.name} learns from captions: \"tokenize('clip')|"
             wanted += 'truncate(77)|pad(77)" for CLIP'
             yield Fault(f"{key}.text", wanted, depends=("task.name",))
+        if key.startswith(("data.val", "evals.")) and split.text not in ("", run.data.train.text):
+            wanted = "is not read: evaluations make tokens as data.train.text does; leave it out"
+            yield Fault(f"{key}.text", wanted, split.text, ("data.train.text", "task.name"))
 
 
 def _mixing(run: Run) -> Iterator[Fault]:

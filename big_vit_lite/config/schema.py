@@ -76,7 +76,7 @@ class Split(Section):
     "decode|random_resized_crop(224)|flip|randaugment(2,10)"."""
     text: str = ""
     """From a caption to tokens, such as "lower|tokenize('bytes')|truncate(64)|pad(64)"; captions
-    are read only where it is given. Batches then hold "text"."""
+    are read only where it is given. Batches then hold "text". Evaluations take data.train's."""
     image_key: str | None = Field(None, min_length=1)
     """Column, feature or file ending that holds the image; none: image for parquet, tfds and
     arrayrecord, path for table, any of jpg, jpeg, png and webp for tar."""

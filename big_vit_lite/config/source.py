@@ -97,6 +97,10 @@ def read_source(source: str) -> tuple[dict[str, Any], str]:
         hint = hint or "; give a Python file such as configs/quickstart.py"
         wrong = "is a folder" if file.is_dir() else "does not exist"
         raise InputError(f'config file "{file}" {wrong}{hint}')
+    if file.suffix != ".py":
+        raise InputError(
+            f'config file "{file}" is no Python file; give one such as configs/quickstart.py'
+        )
     module = _run(file, lambda: _import(file))
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from big_vit_lite import checkpoint, config, models
+from big_vit_lite import checkpoint, config, data, models
 from big_vit_lite.tasks.model import build_model
 
 
@@ -41,13 +41,18 @@ def read_teacher(run: config.Run, task, spec: dict[str, Any], platform: str) -> 
             f"task.teacher {run.task.teacher} was trained for classification; name a checkpoint of "
             "two towers."
         )
-    if not config.same_texts(theirs.data.train.text, run.data.train.text) or (
-        meta.get("text", {}).get("fingerprint") != task.text.fingerprint
-    ):
+    # Without what is drawn at random: the teacher is given the tokens that this run has drawn.
+    read, ours = meta["text"], task.text
+    if not data.text.same_reading(read["transform"], ours.text):
         raise config.InputError(
-            f"task.teacher {run.task.teacher} reads texts as {theirs.data.train.text!r}, this run "
-            f"as {run.data.train.text!r}, or with another vocabulary; both must see the same "
-            "tokens."
+            f"task.teacher {run.task.teacher} reads texts as {read['transform']!r}, this run as "
+            f"{ours.text!r}; both must see the same tokens."
+        )
+    if read["fingerprint"] != ours.fingerprint:
+        raise config.InputError(
+            f"task.teacher {run.task.teacher} was trained with the vocabulary "
+            f"{read['fingerprint'][:12]}, and data.train.text, {ours.text!r}, reads "
+            f"{ours.fingerprint[:12]}; both must see the same tokens."
         )
     section = theirs.model.model_copy(
         update={"position_grid": meta.get("position_grid"), "image_size": None}

@@ -288,7 +288,7 @@ def test_bad_captions_are_named(tmp_path):
         (2, "2: json.captions holds no caption"),
         (3, "3: json.captions holds an empty caption"),
         (4, "4: .json is no JSON (Expecting property name"),
-        (5, "5: json.captions holds no caption"),
+        (5, "5: json.captions holds 3, which is no text"),
         (6, "6: json.captions holds 3, which is no text"),
         (7, "last: has no member .json"),
     ):

@@ -313,3 +313,13 @@ def test_captions_reach_the_batch_and_too_long_ones_are_named():
         "row 1: the caption has 14 tokens, more than pad(10) takes; put truncate(10) before it; "
         "repair it or take it out of the data"
     )
+
+
+def test_what_is_drawn_at_random_and_where_a_vocabulary_lies_is_no_other_reading():
+    chain = "lower|tokenize('{}'{})|truncate(9)|pad({})"
+    plain = chain.format("a/pieces.json", "", 9)
+    assert text.same_reading("drop_words(0.1)|cut_words(0.2)|" + plain, plain)
+    assert text.same_reading(chain.format("b/pieces.json", "", 9), plain)
+    others = [chain.format("a/pieces.json", *more) for more in ((", end=False", 9), ("", 10))]
+    for other in (*others, plain.removeprefix("lower|"), "template('a {}')|" + plain):
+        assert not text.same_reading(other, plain)

@@ -11,7 +11,7 @@ fingerprint of the vocabulary it names.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -155,6 +155,17 @@ def parse(text: str, where: str = "text") -> TextTransform:
         except ValueError as error:
             faults = [str(error)]
     raise InputError(f"{where} {text!r}: {'; '.join(faults)}")
+
+
+def same_reading(one: str, other: str) -> bool:
+    """Whether two chains make the same tokens of a caption, but for what they draw at random and
+    where their vocabularies lie; what those hold is for fingerprints to tell."""
+
+    def fixed(text: str) -> list[Any]:
+        ops = [op for op in _read(text)[0] if not isinstance(op, DropWords | CutWords)]
+        return [replace(op, tokenizer="bytes") if isinstance(op, Tokenize) else op for op in ops]
+
+    return fixed(one) == fixed(other)
 
 
 def length(text: str) -> int:
