@@ -45,8 +45,8 @@ def compiler_options(mesh) -> dict[str, str]:
 def quick_compiler_options(mesh) -> dict[str, int]:
     """Options for compiling programs that run once, in place of those for the fastest program.
 
-    On CPU the loops of random numbers keep LLVM busy: initialisation compiles in 1.3 (ViT-B/16) to
-    5 times (ResNets) less at level 1, and runs as fast. Its results keep every bit, which those of
+    On CPU the loops of random numbers keep LLVM busy: initialisation compiles 1.3 (ViT-B/16) to 3
+    times (ResNets) sooner at level 1, and runs as fast. Its results keep every bit, which those of
     level 0 do not. A level in XLA_FLAGS holds.
     """
     level = "xla_backend_optimization_level"
