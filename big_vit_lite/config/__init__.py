@@ -26,7 +26,6 @@ from big_vit_lite.config.resume import (
     changes,
     check_resume,
     differences,
-    same_texts,
 )
 from big_vit_lite.config.rules import splits
 from big_vit_lite.config.rules_mesh import check_devices, mesh_sizes, microbatches
@@ -75,7 +74,6 @@ __all__ = [
     "check_resume",
     "command_line",
     "differences",
-    "same_texts",
     "exit_code",
     "load",
     "options_line",

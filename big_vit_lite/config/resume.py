@@ -38,7 +38,7 @@ RESUMABLE: dict[str, str] = {
 _TOKENIZER = re.compile(r"tokenize\(\s*(\"[^\"]*\"|'[^']*')")
 
 
-def same_texts(old: str, new: str) -> bool:
+def _same_texts(old: str, new: str) -> bool:
     """Whether two text transforms differ in nothing but where their vocabulary lies: what it holds
     is for its fingerprint to tell."""
     blank = (_TOKENIZER.sub("tokenize(FILE", text) for text in (old, new))
@@ -52,7 +52,7 @@ def differences(old: Run, new: Run) -> list[tuple[str, Any, Any]]:
     lie elsewhere.
     """
     found = _compare(old.to_dict(), new.to_dict(), "")
-    return [(key, a, b) for key, a, b in found if not (_is_text(key, a, b) and same_texts(a, b))]
+    return [(key, a, b) for key, a, b in found if not (_is_text(key, a, b) and _same_texts(a, b))]
 
 
 def _is_text(key: str, old: Any, new: Any) -> bool:

@@ -1,7 +1,7 @@
 """What is learned. A task has these methods, and plugs into the one loop:
 
 init(key) -> params
-prepare(batch, key) -> batch        on device, once a step, on the whole batch: what is mixed in it
+prepare(batch, key) -> batch        on device, once a step, on the whole batch: mixing, say
 loss(params, batch, key) -> (scalar, {name: scalar mean})
 at_size(size) -> task               the same on smaller images, for progressive training
 

@@ -57,11 +57,14 @@ def test_split_source(text, parts):
     assert (path.as_posix(), arg) == parts
 
 
-def test_missing_file_names_the_nearest_shipped_one(tmp_path):
+def test_what_a_run_wrote_is_no_config_file(tmp_path):
     written = tmp_path / "config.json"
     written.write_text("{}")
     with pytest.raises(config.InputError, match=r'config.json" is no Python file; give one such'):
         config.load(str(written))
+
+
+def test_missing_file_names_the_nearest_shipped_one(tmp_path):
     with pytest.raises(config.InputError, match=r'config file ".*none.py" does not exist; give a'):
         config.load(str(tmp_path / "none.py"))
     with pytest.raises(config.InputError, match="is a folder"):

@@ -87,13 +87,11 @@ def captions_of(value: object, name: str, what: str) -> tuple[str, ...]:
     Raises:
       BadExample: there is none, one is empty, or something is no text.
     """
-    texts = (value,) if isinstance(value, str) else value
-    if texts is None or texts == [] or texts == ():
+    texts = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if value is None or not texts:
         raise BadExample(f"{name}: {what} holds no caption")
-    if not isinstance(texts, list | tuple):
-        texts = (texts,)
     for text in texts:
         if not isinstance(text, str) or not text.strip():
             shown = "an empty caption" if isinstance(text, str) else f"{text!r}, which is no text"
             raise BadExample(f"{name}: {what} holds {shown}")
-    return tuple(texts)
+    return texts
