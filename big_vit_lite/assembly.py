@@ -247,6 +247,19 @@ def check_init(run: config.Run, task: Any = None) -> None:
         agreement.check_vocabulary(task, meta, f"init: {path}")
 
 
+def check_init_fits(parts: Parts) -> None:
+    """Raises InputError where the parameters at `run.init`, after `run.init_rules`, are not those
+    of the model, with the fields of the config that differ; for before anything is compiled."""
+    run, change = parts.run, functools.partial(resize_leaf, parts.model)
+    stored = stored_form(parts, abstract_params(parts))
+    if weights.locate(run.init) is not None:
+        weights.check_start_fits(run, stored, change)
+        return
+    trained = config.Run.from_json(checkpoint.read_meta(run.init)["config"], f"init {run.init}")
+    with weights.naming_fields(run, trained):
+        checkpoint.check_params(run.init, stored, run.init_rules, change)
+
+
 def image_leaves(parts: Parts, params: Any) -> dict[str, jax.Array]:
     """The image tower of a pair by path, in the form of checkpoints."""
     leaves = jax.tree_util.tree_leaves_with_path(to_stored(parts, params)["img"])

@@ -6,7 +6,17 @@ Gives the numbers that the training run printed: the same evaluations, on the sa
 import json
 import sys
 
-from big_vit_lite import agreement, assembly, checkpoint, checks, config, evals, parallel, storage
+from big_vit_lite import (
+    agreement,
+    assembly,
+    checkpoint,
+    checks,
+    config,
+    evals,
+    parallel,
+    storage,
+    weights,
+)
 
 OPTIONS = (
     config.Option(
@@ -46,9 +56,11 @@ def evaluate(
         )
     stored = assembly.stored_form(parts, assembly.abstract_params(parts))
     path = checkpoint.find(directory)
-    params, meta = checkpoint.load_params(path, stored)
+    trained = config.Run.from_json(checkpoint.read_meta(path)["config"], f"{path}/meta.json")
+    with weights.naming_fields(run, trained):
+        params, meta = checkpoint.load_params(path, stored)
     agreement.check_class_names(run, parts.batches.class_names, meta)
-    check_same_function(config.Run.from_json(meta["config"], f"{path}/meta.json"), run)
+    check_same_function(trained, run)
     agreement.check_vocabulary(parts.task, meta)
     state = {"params": assembly.from_stored(parts, params)}
     if any(name.startswith("ema/") for name in meta["arrays"]):

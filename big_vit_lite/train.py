@@ -83,6 +83,7 @@ def train(
             agreement.check_teacher(run, parts.task, meta)
         elif run.init is not None:  # refused now rather than after compiling
             assembly.check_init(run, parts.task)
+            assembly.check_init_fits(parts)
         elif "features" in parts.batches.spec:
             agreement.check_features(run, None)
         if parallel.is_first():

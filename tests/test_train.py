@@ -236,6 +236,8 @@ def test_evaluate_refuses_what_would_read_the_parameters_otherwise(tmp_path, cap
     text = capsys.readouterr().err
     assert 'model.activation = "erf": the checkpoint was trained with' in text
     assert "data.mean = (0.4,): the checkpoint was trained with" in text
+    assert evaluate.main([*arguments, "--config.model.depth=1"]) == 2
+    assert "  of the config: model.depth is 1 and theirs" in capsys.readouterr().err
     # What changes no number, and a head with room for more classes, is no difference.
     assert evaluate.main([*arguments, "--config.model.scan=true"]) == 0
 
@@ -308,9 +310,12 @@ def test_init_with_another_head_and_grid_takes_what_rules_say(tmp_path, monkeypa
             "--config.model.classes=13", "--config.model.patch=4",
             "--config.data.train.transform=resize(12)|to_size(12)",
             "--config.data.val.transform=resize(12)|to_size(12)")  # fmt: skip
+    capfd.readouterr()
     assert main(options(tmp_path / "b", *more)) == 2
     text = capfd.readouterr().err
     assert "params/head" not in text and "head/kernel: is float32[32,10] there and" in text
+    assert "  of the config: model.patch is (4, 4) and theirs (2, 2)" in text
+    assert "compil" not in text  # refused before
     rules = '--config.init_rules=(("^head/", "skip"), ("^embedding/", "skip"))'
     renamed, replace = [], os.replace
     with monkeypatch.context() as patch:

@@ -9,8 +9,11 @@ __all__, __getattr__, __dir__ = lazy.names(
     __name__,
     {
         "Keeper": "keeper",
+        "Misfit": "tree",
         "SKIP": "transfer",
         "StopRequest": "preemption",
+        "check_arrays": "transfer",
+        "check_params": "transfer",
         "find": "reading",
         "identity": "manifest",
         "latest": "reading",

@@ -79,13 +79,26 @@ def transfer_params(
     directory = reading.find(path)
     reading.verify(directory)
     said = meta.read(directory)
-    where = f"checkpoint {directory} (params)"
+    where = _called(directory)
     wanted = tree.flatten(abstract_params)
     stored = tree.part(meta.arrays(said), "params")
     sources, fresh, unused, changes = _fitted(stored, wanted, rules, resize, where, said)
     leaves = _load(directory, sources, stored, wanted, changes)
     resized = {k: (stored[sources[k]][1], wanted[k].shape) for k in changes}
     return Transferred(leaves, sources, fresh, unused, resized, said)
+
+
+def check_params(
+    path: str | Place,
+    abstract_params: Any,
+    rules: Sequence[tuple[str, str]] = (),
+    resize: Resize = lambda *_: None,
+) -> None:
+    """Raises what `transfer_params` does of names and shapes; no array is read."""
+    directory = reading.find(path)
+    said = reading.read_meta(directory)
+    stored = tree.part(meta.arrays(said), "params")
+    _fitted(stored, tree.flatten(abstract_params), rules, resize, _called(directory), said)
 
 
 def transfer_arrays(
@@ -117,11 +130,29 @@ def transfer_arrays(
     return Transferred(leaves, sources, fresh, unused, resized, said)
 
 
+def check_arrays(
+    arrays_by_name: Mapping[str, np.ndarray],
+    abstract_params: Any,
+    rules: Sequence[tuple[str, str]] = (),
+    resize: Resize = lambda *_: None,
+    where: str = "the weights",
+    said: Mapping[str, Any] | None = None,
+) -> None:
+    """Raises what `transfer_arrays` does; nothing is resized or put on a device."""
+    stored = tree.listing(arrays_by_name)
+    _fitted(stored, tree.flatten(abstract_params), rules, resize, where, dict(said or {}))
+
+
+def _called(directory: Place) -> str:
+    return f"checkpoint {directory} (params)"
+
+
 def _fitted(stored: tree.Listing, wanted, rules, resize: Resize, where: str, said):
     """({model's name: name there}, names left fresh, names left out, {name: change}).
 
     Raises:
-        InputError: names and shapes that do not fit after all rules.
+        Misfit: names and shapes that do not fit after all rules; InputError: rules that fit nothing
+            or make two names one.
     """
     sources, unused, idle = _renamed(stored, rules, where)
     fresh = [name for name in wanted if _is_left_out(name, rules, idle) and name not in sources]
@@ -142,8 +173,8 @@ def _fitted(stored: tree.Listing, wanted, rules, resize: Resize, where: str, sai
     given = {k: listing[k] if k in changes else stored[source] for k, source in sources.items()}
     try:
         tree.check_fits(given, listing, where)
-    except InputError as error:
-        raise InputError(
+    except tree.Misfit as error:
+        raise tree.Misfit(
             f"{error}\n  init_rules can rename parts of the checkpoint, as in "
             '("^img/(.*)", "\\\\1"), and leave parts out, as in ("^head/", "skip")'
         ) from None

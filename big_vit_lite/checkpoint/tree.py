@@ -87,11 +87,15 @@ def _all_finite(x: jax.Array) -> jax.Array:
     return jnp.isfinite(x).all()
 
 
+class Misfit(InputError):
+    """Arrays whose names or shapes are not those asked for."""
+
+
 def check_fits(stored: Listing, wanted: Listing, where: str) -> None:
     """Compares what a checkpoint holds with what is asked of it.
 
     Raises:
-        InputError: listing every name that only one side has, with the nearest name of the other
+        Misfit: listing every name that only one side has, with the nearest name of the other
             side, and every leaf of another shape or dtype. Layers that differ in their number
             only share a line.
     """
@@ -112,7 +116,7 @@ def check_fits(stored: Listing, wanted: Listing, where: str) -> None:
             lines.append(f"  {title} ({len(entries)}):")
             lines += [f"    {line}" for line in _lines(entries)]
     if lines:
-        raise InputError(
+        raise Misfit(
             f"{where} does not fit this run: the model or the optimiser is another one\n"
             + "\n".join(lines)
         )

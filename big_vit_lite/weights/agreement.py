@@ -1,11 +1,13 @@
 """What a run must have as its `init` has it: fields that change the function and no shape."""
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from big_vit_lite import checkpoint, config
 from big_vit_lite.config import InputError
+from big_vit_lite.models.sizes import RESNETS, parse_size, parse_variant
 
 AGREE = {
     "model": (
@@ -15,6 +17,64 @@ AGREE = {
     "text": ("activation", "norm_eps", "causal", "pool", "end_id", "pad_id"),
 }  # fmt: skip
 """Fields of each tower without which the same parameters compute something else."""
+
+
+SHAPES = {
+    "model": (
+        "width", "depth", "heads", "mlp_dim", "stages", "stem_width", "patch", "patch_bias",
+        "channels", "classes", "pool", "pool_norm", "class_token", "positions", "class_position",
+        "registers", "layer_scale", "distillation", "distillation_head", "pre_norm", "activation",
+        "bias", "qkv_bias", "pre_logits",
+    ),
+    "text": ("width", "depth", "heads", "mlp_dim", "vocabulary", "length", "pool"),
+    "joint": ("features", "projections", "projection_bias", "logit_bias"),
+    "decoder": ("depth", "queries", "pool_heads"),
+}  # fmt: skip
+"""Fields of each section with which a model has other parameters, or as many of another shape."""
+
+
+@contextlib.contextmanager
+def naming_fields(run: config.Run, theirs: Any) -> Iterator[None]:
+    """Where parameters do not fit the model of `run`, the error names the fields of the config that
+    differ from `theirs`, a config.Run or Sections."""
+    try:
+        yield
+    except checkpoint.Misfit as error:
+        found = [
+            f"{section}.{name} is {_show(here)} and theirs {_show(there)}"
+            for section in SHAPES
+            if None not in (ours := getattr(run, section), other := getattr(theirs, section))
+            for name, here, there in _other_shapes(section, ours, other)
+        ]
+        if not found:
+            raise
+        raise checkpoint.Misfit(f"{error}\n  of the config: {'; '.join(found)}") from None
+
+
+def _other_shapes(section: str, ours: Any, theirs: Any) -> list[tuple[str, Any, Any]]:
+    """(field, value here, value there) of those in SHAPES that differ."""
+    here, there = _shapes(section, ours), _shapes(section, theirs)
+    pairs = [(name, here[name], there[name]) for name in SHAPES[section]]
+    # The data's, where a config gives none.
+    unknown = [name for name, *both in pairs if name in ("classes", "length") and None in both]
+    return [(name, a, b) for name, a, b in pairs if a != b and name not in unknown]
+
+
+def _shapes(section: str, fields: Any) -> dict[str, Any]:
+    """Values of the fields in SHAPES; sizes that are not given are the variant's."""
+    given = {name: getattr(fields, name) for name in SHAPES[section]}
+    meant: dict[str, Any] = {}
+    if section == "text":
+        meant = parse_size(fields.variant, "text.variant")._asdict()
+    elif section == "model" and fields.variant in RESNETS:
+        meant = RESNETS[fields.variant]._asdict()
+    elif section == "model":
+        size, patch, stages = parse_variant(fields.variant)
+        meant = size._asdict() | {"patch": patch, "stages": stages}
+        meant["class_token"] = fields.has_class_token
+        if isinstance(side := given["patch"], int):
+            given["patch"] = (side, side)
+    return {name: meant.get(name) if x is None else x for name, x in given.items()}
 
 
 def check_agreement(

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from big_vit_lite import checkpoint, config
-from big_vit_lite.weights.agreement import check_agreement
+from big_vit_lite.weights.agreement import check_agreement, naming_fields
 from big_vit_lite.weights.hub import locate
 from big_vit_lite.weights.known import read_known
 from big_vit_lite.weights.loading import Loaded, load
@@ -31,11 +31,8 @@ def start_from(
     """
     loaded = _loaded(run.init, run.init_layout, run.init_known).encoder()
     _check(run, loaded)
-    arrays = {"/".join(entry.key for entry in path): x for path, x in _leaves(loaded.params)}
-    said = {"position_grid": loaded.sections.model.position_grid}
-    found = checkpoint.transfer_arrays(
-        arrays, abstract_params, run.init_rules, resize, str(loaded.path), said
-    )
+    arrays, named = _named(loaded)
+    found = checkpoint.transfer_arrays(arrays, abstract_params, run.init_rules, resize, *named)
     _loaded.cache_clear()
     return found, f"{loaded.layout}, {_statistics(run, loaded)}"
 
@@ -43,6 +40,21 @@ def start_from(
 def check_start(run: config.Run) -> None:
     """Raises InputError where the weights at `run.init` cannot be read, or compute otherwise."""
     _check(run, _loaded(run.init, run.init_layout, run.init_known).encoder())
+
+
+def check_start_fits(run: config.Run, abstract_params: Any, resize: Callable) -> None:
+    """Raises what `start_from` does of names and shapes, with the fields of the config that differ;
+    for before anything is compiled."""
+    loaded = _loaded(run.init, run.init_layout, run.init_known).encoder()
+    arrays, named = _named(loaded)
+    with naming_fields(run, loaded.sections):
+        checkpoint.check_arrays(arrays, abstract_params, run.init_rules, resize, *named)
+
+
+def _named(loaded: Loaded) -> tuple[dict[str, Any], tuple[str, dict[str, Any]]]:
+    """Arrays by path, and what else checkpoint.transfer_arrays wants to know of them."""
+    arrays = {"/".join(entry.key for entry in path): x for path, x in _leaves(loaded.params)}
+    return arrays, (str(loaded.path), {"position_grid": loaded.sections.model.position_grid})
 
 
 @functools.lru_cache(maxsize=1)

@@ -12,7 +12,7 @@ from weights import parity
 from big_vit_lite import assembly, config, parallel, weights
 from big_vit_lite.config import InputError
 from big_vit_lite.models.layers.positions import resample, resample_matrix
-from big_vit_lite.weights import hub
+from big_vit_lite.weights import agreement, hub
 from big_vit_lite.weights.resizing import patch_resize, resize_patches
 
 VIT = {"variant": "mu/4", "width": 32, "depth": 2, "heads": 4, "mlp_dim": 64, "patch": 4,
@@ -135,6 +135,28 @@ def test_a_tower_of_a_pair_in_an_npz(tmp_path):
 def test_a_model_that_computes_something_else_is_refused(vit_folder, model, told):
     with pytest.raises(InputError, match=re.escape(told)):
         assembly.check_init(parts_for(vit_folder, **model).run)
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ({"positions": "sincos2d"}, "model.positions is sincos2d and theirs learned"),
+        ({"depth": 3}, "model.depth is 3 and theirs 2"),
+        ({"registers": 2}, "model.registers is 2 and theirs 0"),
+    ],
+)
+def test_a_model_of_other_parameters_is_refused_by_the_field(vit_folder, model, told):
+    """Without a step compiled; where all fits, nothing is said."""
+    with pytest.raises(InputError, match="does not fit this run") as error:
+        assembly.check_init_fits(parts_for(vit_folder, **model))
+    assert str(error.value).splitlines()[-1] == f"  of the config: {told}"
+    assembly.check_init_fits(parts_for(vit_folder))
+
+
+def test_fields_that_shape_parameters_are_fields():
+    for section, names in agreement.SHAPES.items():
+        schema = getattr(config, section.capitalize()).model_fields
+        assert set(names) <= schema.keys()
 
 
 CLIP_TEXT = {"activation": "quick", "norm_eps": 1e-5, "end_id": 39, "vocabulary": 40, "length": 17}
