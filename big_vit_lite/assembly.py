@@ -130,6 +130,13 @@ def earlier_tasks(parts: Parts) -> list[tuple[int, Any]]:
             models.image_tower(parts.model).grid(size)
         except config.InputError as error:
             raise config.InputError(f"task.progressive: {error}") from error
+        whole = parts.batches.spec["image"].shape[1:3]
+        if any(side > there for side, there in zip(size, whole, strict=True)):
+            raise config.InputError(
+                f"task.progressive: {until!r} has images of {size[0]}x{size[1]}, and "
+                f"data.train.transform makes them {whole[0]}x{whole[1]}: they are made smaller "
+                "first, never larger."
+            )
         found.append((last, parts.task.at_size(size)))
     return found
 

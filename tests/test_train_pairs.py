@@ -175,6 +175,10 @@ def test_a_teacher_is_read_from_its_run_and_is_in_no_checkpoint(run, tmp_path, c
             ["--config.task.progressive=((2, 9),)"],
             "task.progressive: The image height 9 is not a multiple of the",
         ),
+        (
+            ["--config.task.progressive=((1, 8), (2, (16, 24)))"],
+            "task.progressive: 2 has images of 16x24, and data.train.transform makes them 16x16",
+        ),
         (["--config.data.batch_size=4096"], "data.batch_size is 4,096 and data.train has"),
         (
             ["--config.data.val.text=tokenize('bytes')|truncate(3)|pad(3)"],

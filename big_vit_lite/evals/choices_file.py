@@ -109,6 +109,11 @@ def _choice(entry: Any, name: str, category: str, key: str) -> Choice:
     for what, values in (("image", images), ("caption", captions)):
         if not _are_texts(values):
             raise InputError(f"{key}.file: {name} names no {what}s; it needs {_FORM}")
+        if "" in (texts := [value.strip() for value in values]):
+            raise InputError(
+                f"{key}.file: {name}: {what} {texts.index('')} is empty; write one, or take the "
+                "entry out"
+            )
     if len(images) > 2 or len(captions) < 2 or (len(images) == 2 and len(captions) != 2):
         raise InputError(
             f"{key}.file: {name} has {len(images)} images and {len(captions)} captions; it needs "
@@ -127,7 +132,7 @@ def _choice(entry: Any, name: str, category: str, key: str) -> Choice:
 def _are_texts(values: Any) -> bool:
     if not isinstance(values, list | tuple) or not values:
         return False
-    return all(isinstance(value, str) and value.strip() for value in values)
+    return all(isinstance(value, str) for value in values)
 
 
 def _place(folder: str, image: str) -> str:

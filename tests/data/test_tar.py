@@ -152,6 +152,20 @@ def test_captions_and_labels_from_json(tmp_path):
     assert "has no field 'json.caption' (did you mean 'json.captions'?)" in text
 
 
+def test_names_with_dots_before_the_ending_are_said_to_share_a_key(tmp_path):
+    pairs = [((f"a.{i}.png", image(i)), (f"a.{i}.txt", b"a")) for i in range(3)]
+    write(tmp_path / "a.tar", [member for pair in pairs for member in pair])
+    text = refused(tmp_path, text="lower")
+    assert "has no member 'txt' (did you mean '2.txt'?); its members are: 0.png, 0.txt, " in text
+    assert text.endswith(
+        "A key ends at the first dot of a file's name: of KEY.0.txt the member is '0.txt'; have no "
+        "other dot in the names"
+    )
+    plain = [member for pair in pairs for member in pair if member[0].endswith("png")]
+    write(tmp_path / "a.tar", [(name.replace("png", "gif"), data) for name, data in plain])
+    assert "A key ends" not in refused(tmp_path)
+
+
 def test_captions_from_txt_and_parts(tmp_path):
     members = [
         m for i in range(8) for m in ((f"{i}.webp", image(i)), (f"{i}.txt", b" number %d\n" % i))

@@ -159,6 +159,8 @@ FORM = '"image" and "captions", as {"image": "1.jpg", "captions": ["right", "wro
         ([{"image": "a"}], f"c.json, entry 0 names no captions; it needs {FORM}"),
         ([{"captions": ["a", "b"]}], "c.json, entry 0 names no images"),
         ({"7": {"filename": "a", "caption": "b"}}, "c.json, entry '7' names no captions"),
+        ([{"image": "a", "captions": ["b", " "]}], "c.json, entry 0: caption 1 is empty; write"),
+        ([{"images": ["", "a"], "captions": ["b", "c"]}], "c.json, entry 0: image 0 is empty; wri"),
         ([{"image": "a", "captions": ["b"]}], "has 1 images and 1 captions; it needs one image"),
         ([{"images": ["a", "b"], "captions": ["b", "c", "d"]}], "has 2 images and 3 captions"),
         ([{"image": "a", "captions": ["b", "c"], "answer": 2}], "answer 2 is none of the captions"),

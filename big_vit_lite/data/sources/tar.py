@@ -201,12 +201,12 @@ class Tar(Source):
         there = sorted({field for index in self._indices for field in index.fields})
         for key, field in (("label", self._label), ("caption", self._caption)):
             if field is not None:
-                columns.require(
-                    field.member, there, f"{where}.{key}_key", self._shards[0], "member"
-                )
+                note = _about_dots(field.member, there)
+                columns.require(field.member, there, f"{where}.{key}_key", shard, "member", note)
                 self._require_inside(field, f"{where}.{key}_key")
         if not set(self._images) & set(there):
-            columns.require(self._images[0], there, f"{where}.image_key", shard, "member")
+            note = _about_dots(self._images[0], there)
+            columns.require(self._images[0], there, f"{where}.image_key", shard, "member", note)
 
     def _require_inside(self, field: Field, key: str) -> None:
         """The first few JSON members know the field: one that none knows is misspelt."""
@@ -251,6 +251,17 @@ class Tar(Source):
         """The texts have become numbers; a million JSON objects need not stay in memory."""
         for index in self._indices:
             index.contents.clear()
+
+
+def _about_dots(member: str, there: Sequence[str]) -> str:
+    """What is said of a member that is there behind a longer key only."""
+    dotted = next((name for name in there if name.endswith(f".{member}")), None)
+    if dotted is None:
+        return ""
+    return (
+        f". A key ends at the first dot of a file's name: of KEY.{dotted} the member is "
+        f"{dotted!r}; have no other dot in the names"
+    )
 
 
 def _values(texts: Iterable[bytes], field: Field) -> Iterable[str | int | None]:
