@@ -158,6 +158,20 @@ def check_locked(run: config.Run, abstract_params: Any) -> None:
         )
 
 
+def check_statistics(run: config.Run, abstract_params: Any) -> None:
+    """Raises InputError unless batch norms that the rules lock are frozen: they would go on taking
+    the statistics of each batch, and change the stored ones."""
+    if run.model.batch_norm != "batch":
+        return
+    factors = optim.multipliers(abstract_params, run.optim.lr_rules, "optim.lr_rules")
+    marked = zip(*map(jax.tree.leaves, (factors, optim.statistics(abstract_params))), strict=True)
+    if any(statistic and np.all(np.asarray(factor) == 0) for factor, statistic in marked):
+        raise config.InputError(
+            "optim.lr_rules lock batch norms of the image tower, and model.batch_norm is batch, "
+            "with which these would go on changing; set model.batch_norm=frozen."
+        )
+
+
 def check_features(run: config.Run, tower: Mapping[str, Any] | None) -> None:
     """Raises InputError where features of images were made otherwise than this run says, as far as
     the folder that holds them tells.

@@ -6,7 +6,7 @@ import pairs
 import pytest
 import small
 
-from big_vit_lite import agreement, config, describe, instruments, parallel
+from big_vit_lite import agreement, config, describe, instruments, models, parallel
 from big_vit_lite.config import InputError
 
 
@@ -60,6 +60,26 @@ def test_a_batch_of_pairs_holds_none_twice():
                        "give at most 15"):  # fmt: skip
         agreement.check_batch(run, 15)
     agreement.check_batch(make(), 15)  # images of one class are no pairs
+
+
+def test_batch_norms_that_are_locked_are_frozen():
+    unset = dict.fromkeys(("depth", "heads", "mlp_dim", "patch"))
+    tower = {"variant": "RN50", "width": 8, "stages": (1, 1, 1, 1), "pool": "cls", **unset}
+
+    def check(batch_norm, *locked):
+        rules = (*((pattern, 0.0) for pattern in locked), (".*", 1.0))
+        model = tower | {"batch_norm": batch_norm}
+        run = pairs.make_run(model=model, optim={"lr_rules": rules})
+        task = pairs.make_task(run, image=((32, 32, 3), "uint8"))
+        agreement.check_statistics(run, models.abstract_params(task.model))
+
+    check("batch")
+    check("batch", "^txt/")
+    check("batch", "^img/.*kernel$")
+    check("frozen", "^img/")
+    for pattern in ("^img/", "^img/stage0"):
+        with pytest.raises(InputError, match="batch norms of .* set model.batch_norm=frozen"):
+            check("batch", pattern)
 
 
 def test_another_vocabulary_is_told_by_the_file_that_was_read():

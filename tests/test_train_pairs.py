@@ -135,13 +135,21 @@ def test_another_vocabulary_under_the_same_name_is_refused(run, tmp_path, capsys
     assert f"init: {file.parent} {said}" in capsys.readouterr().err
 
 
-def test_a_teacher_is_read_from_its_run_and_is_in_no_checkpoint(run, tmp_path, capsys):
+def test_a_teacher_is_read_from_its_run_and_is_in_no_checkpoint(run, tmp_path, capsys, monkeypatch):
+    asked, load_params = [], checkpoint.load_params
+
+    def load(*arguments, which="params"):
+        asked.append(which)
+        return load_params(*arguments, which=which)
+
+    monkeypatch.setattr(checkpoint, "load_params", load)
     whole = shutil.copytree(run[0], tmp_path / "whole")
     # What this run draws at random is no other reading of texts: the teacher sees the same tokens.
     drawn = "--config.data.train.text=lower|drop_words(0.1)|tokenize('bytes')|truncate(32)|pad(32)"
     given = ("--config.evals={}", drawn, "--config.steps=1", f"--config.task.teacher={whole}")
     taught = options(tmp_path, *given)
     assert main(taught) == 0
+    assert asked == ["ema"]  # the averaged weights that its run kept
     row = results(tmp_path)[0]
     wanted = row["train/contrastive_loss"] + row["train/teacher_loss"]
     assert row["train/loss"] == pytest.approx(wanted, rel=1e-5)

@@ -172,7 +172,8 @@ class Model(Section):
     accelerators only, since it costs about a tenth of a step on CPU. Same numbers."""
     attention: Literal["auto", "reference", "xla", "cudnn"] = "auto"
     """Which attention computes; auto: the fastest that the device has. reference also gives the
-    attention maps."""
+    attention maps. cudnn, auto's choice on GPUs in half types, leaves to xla what has a mask of its
+    own, as of padding, or an odd number of tokens that is not causal."""
 
     @property
     def has_class_token(self) -> bool:

@@ -72,7 +72,8 @@ class Text(Section):
 
 
 class Decoder(Section):
-    """The caption decoder of CoCa, as wide as the text tower."""
+    """The caption decoder of CoCa, as wide as the text tower; without dropout, whatever the text
+    tower has."""
 
     depth: Natural | None = None
     """Number of blocks, each with a look at the image; none: the text tower's."""

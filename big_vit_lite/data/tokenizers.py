@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import itertools
 import os
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -92,7 +93,7 @@ class JsonTokenizer:
         self._library.no_padding()
         self.fingerprint = hashlib.sha256(vocabulary).hexdigest()
         self.vocab_size = 1 + max(self._library.get_vocab(with_added_tokens=True).values())
-        around = self._library.encode("a")
+        around = self._around()
         special = around.special_tokens_mask
         first = special.index(0) if 0 in special else len(special)
         last = len(special) - special[::-1].index(0) if 0 in special else len(special)
@@ -101,6 +102,13 @@ class JsonTokenizer:
         named = (self.token_id(name) for name in ("<pad>", "[PAD]"))
         found = next((i for i in named if i is not None), None)
         self.pad_id = padding["pad_id"] if padding else found
+
+    def _around(self):
+        """The encoding of a text of tokens that are not special, whatever the vocabulary knows."""
+        tokens = sorted(self._library.get_vocab(with_added_tokens=False).values())
+        texts = itertools.chain("a", (self._library.decode([token]) for token in tokens))
+        found = (self._library.encode(text) for text in texts)
+        return next((x for x in found if 0 in x.special_tokens_mask), self._library.encode("a"))
 
     def encode(self, text: str) -> list[int]:
         return self._library.encode(text, add_special_tokens=False).ids

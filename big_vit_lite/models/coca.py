@@ -19,7 +19,7 @@ from big_vit_lite.parallel import constrain
 class QueryPooling(nn.Module):
     """Learned queries attend to the encoded image; the first one becomes its features."""
 
-    spec: BlockSpec
+    block: BlockSpec
     width: int
     queries: int = 256
 
@@ -29,10 +29,10 @@ class QueryPooling(nn.Module):
     ) -> tuple[Float[Array, "b e"], Float[Array, "b q-1 e"]]:
         init = nn.initializers.normal
         queries = param(self, "queries", init(1.0), (1, self.queries, self.width))
-        queries = self.spec.norm("LayerNorm_0")(queries)
+        queries = self.block.norm("LayerNorm_0")(queries)
         queries = jnp.broadcast_to(queries, (encoded.shape[0], *queries.shape[1:]))
-        x, _ = self.spec.attend("MultiHeadDotProductAttention_0")(queries, encoded)
-        x = constrain(self.spec.norm("LayerNorm_1")(x))
+        x, _ = self.block.attend("MultiHeadDotProductAttention_0")(queries, encoded)
+        x = constrain(self.block.norm("LayerNorm_1")(x))
         head = Linear(
             self.width,
             bias=False,
@@ -77,6 +77,7 @@ class CaptionDecoder(nn.Module):
             bias=False,
             dtype=self.block.dtype,
             kernel_init=nn.initializers.normal(self.width**-0.5),
+            grad_dtype=self.block.grad_dtype,
             name="head",
         )
         return constrain(head(x).astype(jnp.float32))

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from big_vit_lite.config import InputError
 from big_vit_lite.models.layers.blocks import BlockSpec, Encoder
-from big_vit_lite.models.layers.linear import Embedding, Linear
+from big_vit_lite.models.layers.linear import Embedding, Linear, add_bias
 from big_vit_lite.models.layers.noise import dropout
 from big_vit_lite.models.layers.param import param
 from big_vit_lite.models.layers.pooling import AttentionPooling
@@ -130,13 +130,13 @@ class TextTransformer(nn.Module):
         x = table(tokens)
         if self.pool == "cls":
             cls = param(self, "cls", init.normal(self.position_std), (1, 1, self.width))
-            cls = jnp.broadcast_to(cls.astype(dtype), (x.shape[0], 1, self.width))
-            x = jnp.concatenate([x, cls], axis=1)
+            cls = jnp.broadcast_to(cls, (x.shape[0], 1, self.width))
+            x = jnp.concatenate([x, cls.astype(dtype)], axis=1)
         rows = self.length + (self.pool == "cls")
         positions = param(
             self, "pos_embedding", init.normal(self.position_std), (1, rows, self.width)
         )
-        return constrain(x + positions[:, : x.shape[1]].astype(dtype))
+        return constrain(add_bias(x, positions[0, : x.shape[1]], self.block.grad_dtype))
 
     def _seen(self, tokens: Int[Array, "b l"]) -> Bool[Array, "b n"] | None:
         """Which positions may be looked at."""

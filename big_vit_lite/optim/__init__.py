@@ -9,5 +9,6 @@ __all__, __getattr__, __dir__ = lazy.names(
         "build": "chain",
         "multipliers": "rules",
         "make_schedule": "schedules",
+        "statistics": "rules",
     },
 )

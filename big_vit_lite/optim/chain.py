@@ -109,6 +109,7 @@ def build(run: config.Run, params, steps: int, examples: int) -> Optimizer:
     parts.append(direction)
     if o.weight_decay:
         decay = multipliers(params, o.decay_rules, "optim.decay_rules")
+        decay = jax.tree.map(lambda f, out: 0.0 if out else f, decay, rules.statistics(params))
         parts.append(decay_weights(o.weight_decay, moving(decay)))
     parts.append(scale_by_tree(moving(factors)))
     if any(jax.tree.leaves(locked)):  # no moments for what never moves

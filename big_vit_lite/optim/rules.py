@@ -23,6 +23,17 @@ def locked(factors) -> Any:
     return jax.tree.unflatten(structure, [name not in moving for name in names])
 
 
+_STATISTIC = re.compile(r"/(mean|var)$")
+
+
+def statistics(params) -> Any:
+    """Which leaves are running statistics of batch norms: True for these. They have no gradient,
+    are set by the step, and must not decay."""
+    return jax.tree.map_with_path(
+        lambda path, _: _STATISTIC.search(path_name(path)) is not None, params
+    )
+
+
 def lock(params, factors) -> Any:
     """The same parameters, without gradient where a factor is 0."""
 

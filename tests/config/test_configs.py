@@ -118,6 +118,10 @@ def test_siglip_is_the_published_recipe():
     assert (run.optim.lr, run.optim.b2, run.data.batch_size) == (1e-3, 0.95, 32_768)
     assert load("siglip_b16", "variant=So400m/14,side=384").model.drop_edge
     assert not load("siglip_b16", "variant=So400m/14").model.drop_edge
+    lengths = {"variant=So400m/14": 16, "variant=So400m/14,side=384": 64, "length=20": 20}
+    for arg, length in lengths.items():
+        text = load("siglip_b16", arg).data.train.text
+        assert text.endswith(f"truncate({length})|pad({length}, 1)")
 
 
 def test_lit_locks_the_image_tower_and_takes_it_from_a_classifier():

@@ -243,6 +243,23 @@ def test_a_tokenizer_json_gives_its_librarys_ids(tmp_path, template, start, end)
         assert transform(words, None).tolist() == wanted + [1] * (40 - len(wanted))
 
 
+def test_start_and_end_are_found_whatever_a_tokenizer_json_knows(tmp_path):
+    """A byte-pair vocabulary drops what it does not know: of "a" nothing is left here."""
+    from tokenizers import Tokenizer, models, processors
+
+    library = Tokenizer(models.BPE(vocab={"[CLS]": 0, "[SEP]": 1, "x": 2, "y": 3}, merges=[]))
+    library.add_special_tokens(["[CLS]", "[SEP]"])
+    library.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 1)]
+    )
+    library.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = tokenizers.load(str(tmp_path / "tokenizer.json"))
+    assert library.encode("a").ids == [0, 1]
+    assert (tokenizer.start, tokenizer.end) == ((0,), (1,))
+    transform = text.parse(f"tokenize({str(tmp_path / 'tokenizer.json')!r})|truncate(5)|pad(5, 0)")
+    assert transform("xy", None).tolist() == [*library.encode("xy").ids, 0]
+
+
 def test_tokens_of_a_tokenizer_json_are_read_back(tmp_path):
     path = tmp_path / "tokenizer.json"
     json_tokenizer(path, "[CLS] $A [SEP]")

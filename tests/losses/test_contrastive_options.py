@@ -116,11 +116,15 @@ def along(gradients, direction):
     return sum(np.sum(np.asarray(g) * v) for g, v in zip(gradients, direction, strict=True))
 
 
-# A ring of 2 devices also goes in chunks: each has 8 rows, the last block is shorter.
-@pytest.mark.parametrize("form", ["full", "ring"])
-def test_softmax_options_and_distillation(form):
+# A ring of 2 devices also goes in chunks: each has 8 rows, the last block is shorter. One of 8 has
+# 2 rows each, for which a chunk is too long.
+WALKS = [("full", 2), ("ring", 2), ("ring", 8), ("chunked", 8)]
+
+
+@pytest.mark.parametrize(("form", "devices"), WALKS)
+def test_softmax_options_and_distillation(form, devices):
     arguments = (*features(), SCALE)
-    mesh = parallel.make_mesh(config.Mesh(data=2), jax.devices()[:2])
+    mesh = parallel.make_mesh(config.Mesh(data=devices), jax.devices()[:devices])
 
     def by_hand(one_way):
         return lambda x, y, scale: both_ways(one_way, scale * x @ y.T)
@@ -153,10 +157,10 @@ def test_softmax_options_and_distillation(form):
     assert len({round(f(*arguments), 6) for f in wanted.values()}) == 5
 
 
-@pytest.mark.parametrize("form", ["full", "ring"])
-def test_sigmoid_options(form):
+@pytest.mark.parametrize(("form", "devices"), WALKS)
+def test_sigmoid_options(form, devices):
     x, y = features()
-    mesh = parallel.make_mesh(config.Mesh(data=2), jax.devices()[:2])
+    mesh = parallel.make_mesh(config.Mesh(data=devices), jax.devices()[:devices])
 
     @jax.jit
     def compute(x, y, scale, bias):

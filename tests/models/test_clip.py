@@ -170,6 +170,7 @@ def transposed(params):
 
 WRONG = [
     ("clip", "plain", {"model": {"activation": "erf"}}, "img/block00"),
+    ("clip", "plain", {"model": {"activation": "tanh"}}, "img/block00"),
     ("clip", "plain", {"text": {"activation": "erf"}}, "txt/block00"),
     ("clip", "plain", {"text": {"activation": "tanh"}}, "txt/block00"),
     ("clip", "plain", {"text": {"causal": False}}, "txt/block00"),
@@ -191,6 +192,8 @@ WRONG = [
     ("siglip", "low_variance", {"model": {"norm_eps": 1e-5}}, "img/block00"),
     ("siglip", "low_variance", {"text": {"norm_eps": 1e-5}}, "txt/block00"),
     ("siglip", "plain", swapped("img", "Transformer"), "img/block00"),
+    ("siglip", "plain", swapped("txt", "Encoder_0"), "txt/block00"),
+    ("siglip", "plain", {"model": {"pool": "gap"}}, "img/features"),
 ]
 
 

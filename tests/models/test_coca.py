@@ -247,6 +247,42 @@ def test_one_beam_takes_the_likeliest_token_each_time():
             assert less[written].all()
 
 
+def beams_by_hand(width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The best of a search that keeps the `width` likeliest texts of each length and ended ones."""
+    images = few()[2]
+    kept = [[([START], 0.0)] for _ in images]
+    for at in range(1, LENGTH_OF_CAPTIONS):
+        padded = np.zeros((len(images), max(map(len, kept)), LENGTH_OF_CAPTIONS), np.int32)
+        for i, texts in enumerate(kept):
+            for j, (text, _) in enumerate(texts):
+                padded[i, j, : len(text)] = text
+        logits = caption_logits(few()[1], images, padded)
+        likely = np.asarray(jax.nn.log_softmax(logits)).reshape(*padded.shape, -1)
+        last = at == LENGTH_OF_CAPTIONS - 1
+        for i, texts in enumerate(kept):
+            longer = []
+            for j, (text, score) in enumerate(texts):
+                if text[-1] == END:
+                    longer.append((text, score))
+                    continue
+                for token in (END,) if last else range(1, 6):
+                    longer.append(([*text, token], score + likely[i, j, at - 1, token]))
+            kept[i] = sorted(longer, key=lambda found: -found[1])[:width]
+    best = [max(texts, key=lambda found: found[1] / (len(found[0]) - 1)) for texts in kept]
+    written = np.zeros((len(images), LENGTH_OF_CAPTIONS), np.int32)
+    for row, (text, _) in zip(written, best, strict=True):
+        row[: len(text)] = text
+    return written, np.array([score for _, score in best])
+
+
+@pytest.mark.parametrize("beams", [2, 3])
+def test_beams_are_those_of_a_search_by_hand(beams):
+    texts, scores = captions(beams=beams)
+    wanted, their_scores = beams_by_hand(beams)
+    np.testing.assert_array_equal(texts, wanted)
+    np.testing.assert_allclose(scores, their_scores, rtol=1e-4)
+
+
 def test_captions_read_nothing_that_is_not_written_yet():
     _, params, images = few()
     short = np.array([[[START, 3, 0, 0]]] * len(images), np.int32)

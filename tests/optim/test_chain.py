@@ -233,3 +233,12 @@ def test_locked_layers_are_the_same_scanned_and_unrolled(name):
     kept = [parallel.path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(state)]
     assert any("encoderblock_0" in name for name in kept)  # of a stack all layers or none
     assert not any("head" in name for name in kept)
+
+
+def test_running_statistics_never_decay():
+    params = {"norm_0": {name: np.ones(3, np.float32) for name in ("scale", "mean", "var")}}
+    run = make_run(lr=0.5, weight_decay=0.1, decay_rules=((".*", 1.0),))
+    got = run_chain(run, params, [jax.tree.map(np.zeros_like, params)])["norm_0"]
+    assert {name: float(x[0]) for name, x in got.items()} == pytest.approx(
+        {"scale": 0.95, "mean": 1.0, "var": 1.0}
+    )

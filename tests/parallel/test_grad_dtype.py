@@ -10,7 +10,7 @@ import pytest
 from small import loss_and_gradients, make_run, make_task
 
 from big_vit_lite import config, models
-from big_vit_lite.models.layers.linear import product
+from big_vit_lite.models.layers.linear import Embedding, product
 
 
 def test_products_and_their_gradients_are_those_of_jax():
@@ -83,3 +83,33 @@ def test_types_that_do_not_fit_are_refused():
         models.with_grad_dtype(resnet, "float32")
     with pytest.raises(config.InputError, match="ResNet has none: leave mesh.stage 1"):
         models.in_stages(resnet, 4)
+
+
+def test_all_transformers_of_a_model_take_it():
+    model = models.build_coca(
+        config.Model(variant="mu/4"),
+        config.Text(variant="mu", pool="cls", pad_id=0),
+        config.Joint(features=8),
+        config.Decoder(),
+        (8, 8, 3),
+        6,
+        "tpu",
+    )
+    made = models.with_grad_dtype(model, "float32")
+    for part in (made.img, made.txt, made.pool, made.decoder):
+        assert part.block.grad_dtype == "float32", type(part).__name__
+    assert models.with_grad_dtype(model, "auto") == model
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_gradient_of_a_row_that_all_texts_read_is_summed_in_float32(dtype):
+    """In bfloat16 ones stop adding up at 256."""
+    table, tokens = Embedding(5, 3, dtype, None), np.array([[0, 1], [0, 2]] * 2048, np.int32)
+
+    def total(params):
+        rows = table.apply({"params": params}, tokens)
+        assert rows.dtype == dtype
+        return rows.astype(np.float32).sum()
+
+    found = jax.jit(jax.grad(total))({"embedding": np.ones((5, 3), np.float32)})["embedding"]
+    np.testing.assert_array_equal(found[:, 0], [4096, 2048, 2048, 0, 0])

@@ -1,5 +1,7 @@
 """The contrastive task: its loss in closed form, on any mesh, in parts, locked, with a teacher."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 import small
 
 from big_vit_lite import agreement, config, models, parallel, tasks
+from big_vit_lite.losses import contrastive as losses
+from big_vit_lite.losses.contrastive import Negatives
 from big_vit_lite.parallel import training as steps
 from big_vit_lite.tasks import flops
 from big_vit_lite.tasks.teacher import Teacher
@@ -54,6 +58,58 @@ def test_loss_is_the_papers_and_pairs_are_rows(fields, loss):
     assert metrics["logit_scale"] == pytest.approx(scale, rel=1e-5)
     assert metrics["similarity"] == pytest.approx((image * text).sum(-1).mean(), abs=1e-6)
     assert ("logit_bias" in metrics) == (loss == "sigmoid")
+
+
+SMOOTH, HARD, SEMI = {"label_smoothing": 0.2}, {"hardness": 0.7}, {"semi_hard": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("loss", "options"),
+    [
+        *(("softmax", options) for options in (SMOOTH, HARD, SEMI)),
+        *(("sigmoid", options) for options in (HARD, SEMI)),
+    ],
+    ids=str,
+)
+def test_options_of_the_loss_are_the_tasks(loss, options):
+    image, text = np.random.default_rng(0).normal(size=(2, 16, 5)).astype(np.float32)
+    features = {"image": image, "text": text + 2 * image}
+    features = {k: x / np.linalg.norm(x, axis=1, keepdims=True) for k, x in features.items()}
+    fields = SIGMOID if loss == "sigmoid" else CLIP
+    task = pairs.make_task(pairs.make_run(**fields | {"task": {"loss": loss, **options}}))
+    params = pairs.random_params(task)
+    found, _ = task.compare(params, features)
+
+    def direct(label_smoothing=0.0, **negatives):
+        common = (*features.values(), np.exp(params["t"].item()))
+        chosen = Negatives(**negatives)
+        if loss == "sigmoid":
+            return losses.sigmoid_contrastive(*common, params["b"].item(), negatives=chosen)
+        smoothing = {"label_smoothing": label_smoothing}
+        return losses.softmax_contrastive(*common, **smoothing, negatives=chosen)
+
+    assert found == pytest.approx(float(direct(**options)), rel=1e-5)
+    assert found != pytest.approx(float(direct()), rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("options", "batch", "walk"),
+    [
+        ({}, 4096, {"form": "full", "chunk": config.Task().chunk}),
+        ({}, 4104, {"form": "ring", "chunk": config.Task().chunk}),
+        ({"form": "chunked", "chunk": 8}, 32, {"form": "chunked", "chunk": 8}),
+    ],
+)
+def test_the_walk_over_pairs_is_the_one_that_is_asked_for(options, batch, walk):
+    run = pairs.make_run(batch, task=options)
+    task = pairs.make_task(run)
+    assert task.walk == walk
+    params = pairs.random_params(task)
+    spec = dict.fromkeys(("image", "text"), jax.ShapeDtypeStruct((batch, 16), np.float32))
+    with jax.set_mesh(parallel.make_mesh(config.Mesh(data=8))):
+        program = str(jax.make_jaxpr(lambda features: task.compare(params, features)[0])(spec))
+    assert ("ppermute" in program) == (walk["form"] == "ring")
+    assert (f"[{batch},{batch}]" in program) == (walk["form"] == "full")
 
 
 @pytest.mark.parametrize(
@@ -148,6 +204,44 @@ def test_a_locked_tower_stays_and_has_no_moments_and_no_part_in_the_norm():
     for name, grad in grads.items():  # what is not locked has the gradient it always had
         if not name.startswith("img/"):
             assert np.abs(grad - whole[name]).max() <= 1e-6 * small.scale(name, whole), name
+
+
+def test_each_tower_and_layer_moves_by_its_own_rate_and_decay():
+    """An update of plain gradient descent, leaf by leaf; layers are scanned."""
+    rates = {r"^txt/Encoder_0/encoderblock_0/": 0.0, "^img/embedding": 0.0, "^img/": 0.5, ".*": 1.0}
+    decays = {"^img/.*kernel$": 1.0, "^txt/.*bias$": 2.0, ".*": 0.0}
+    run = pairs.make_run(
+        text={"depth": 2, "scan": True},
+        optim={
+            "name": "sgd",
+            "momentum": 0.0,
+            "schedule": "constant",
+            "lr": 0.1,
+            "weight_decay": 0.2,
+            "lr_rules": tuple(rates.items()),
+            "decay_rules": tuple(decays.items()),
+            "parts": {"text": {"match": "^txt/", "lr": 0.01}},
+        },
+    )
+    task = pairs.make_task(run)
+    params, optimizer = pairs.random_params(task), small.make_optimizer(run, task)
+    _, _, found = pairs.loss_and_gradients(run, {}, 1, params=params)
+    grads = jax.tree.map_with_path(lambda path, _: found[parallel.path_name(path)], params)
+    updates, _ = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
+    before, grads, updates = (
+        small.named(models.unstack_layers(x)) for x in (params, grads, updates)
+    )
+
+    def first(rules, name):
+        return next(value for pattern, value in rules.items() if re.search(pattern, name))
+
+    for name, gradient in grads.items():
+        rate = first(rates, name) * (0.01 if name.startswith("txt/") else 0.1)
+        step = rate * (gradient + 0.2 * first(decays, name) * before[name])
+        np.testing.assert_allclose(updates[name], -step, rtol=1e-5, atol=1e-8, err_msg=name)
+    moving = {name for name, update in updates.items() if update.any()}
+    locked = ("txt/Encoder_0/encoderblock_0/", "img/embedding")
+    assert moving == {name for name in updates if not name.startswith(locked)}
 
 
 def test_features_of_a_locked_tower_teach_the_text_as_its_images_do():

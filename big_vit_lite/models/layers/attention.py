@@ -34,7 +34,8 @@ def choose_attention(wanted: str, platform: str, dtype: DTypeLike, head_dim: int
     """What "auto" means on a platform; other names pass through.
 
     On CPU `matmul` takes 0.85 of `xla`'s time for a ViT-B/16 layer with its gradient, 0.6 without.
-    cuDNN's flash attention takes half types and heads of at most 128 features, a multiple of 8.
+    cuDNN's flash attention takes half types and heads of at most 128 features, a multiple of 8, and
+    not all lengths and masks, which are seen when it is called.
     """
     if wanted != "auto":
         return wanted
@@ -135,16 +136,38 @@ def dot_product_attention(
 ) -> Heads:
     """Attention by the named path: reference, matmul, xla or cudnn.
 
-    `causal` is for queries and keys of one sequence; with `mask` both hold.
+    `causal` is for queries and keys of one sequence; with `mask` both hold. What cuDNN's kernel
+    does not take, xla computes: see `cudnn_takes`.
     """
+    if implementation == "cudnn" and cudnn_takes(q.shape[1], k.shape[1], causal, mask):
+        return even_attention(q, k, v, causal, "cudnn")
     if implementation in ("xla", "cudnn"):
         return jax.nn.dot_product_attention(
-            q, k, v, mask=mask, is_causal=causal, implementation=implementation
+            q, k, v, mask=mask, is_causal=causal, implementation="xla"
         )
     mask = combined_mask(q.shape[1], causal, mask)
     if implementation == "reference":
         return reference_attention(q, k, v, mask=mask)[0]
     return matmul_attention(q, k, v, mask)
+
+
+def cudnn_takes(queries: int, keys: int, causal: bool, mask: Mask | None) -> bool:
+    """Whether cuDNN's flash attention has a gradient for these (JAX 0.10 to 0.12).
+
+    It wants even lengths, which only a causal mask lets us make, and takes a mask as a bias of all
+    queries and keys whose gradient it computes as well. One query makes no map worth a kernel.
+    """
+    return mask is None and queries > 1 and (causal or queries % 2 == keys % 2 == 0)
+
+
+def even_attention(q: Heads, k: Heads, v: Heads, causal: bool, implementation: str) -> Heads:
+    """`jax.nn.dot_product_attention` of an even number of tokens: where there are not, of a token
+    more, at the end, where none of the others sees it."""
+    n = q.shape[1]
+    if n % 2:
+        q, k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v))
+    y = jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=implementation)
+    return y[:, :n]
 
 
 def combined_mask(n: int, causal: bool, mask: Mask | None) -> Mask | None:

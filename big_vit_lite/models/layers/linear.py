@@ -84,7 +84,12 @@ class Embedding(nn.Module):
     @nn.compact
     def __call__(self, indices: Int[Array, "..."]) -> Float[Array, "... d"]:
         table = param(self, "embedding", self.init, (self.rows, self.features))
-        return jnp.take(table.astype(self.dtype), indices, axis=0)
+        # In this order the gradient of a row that thousands of texts read is summed in float32.
+        return jnp.take(table, indices, axis=0).astype(self.dtype)
+
+
+_PARTS = ("txt", "pool", "decoder")
+"""Modules that a model of several may have beside its first."""
 
 
 def with_grad_dtype(model: nn.Module, grad_dtype: str) -> nn.Module:
@@ -95,9 +100,10 @@ def with_grad_dtype(model: nn.Module, grad_dtype: str) -> nn.Module:
     """
     if grad_dtype == "auto":
         return model
-    for parts in (("img", "txt"), ("encoder", "decoder")):
-        if hasattr(model, parts[0]):
-            made = {name: with_grad_dtype(getattr(model, name), grad_dtype) for name in parts}
+    for first in ("img", "encoder"):
+        if hasattr(model, first):
+            named = {name: getattr(model, name, None) for name in (first, *_PARTS)}
+            made = {k: with_grad_dtype(part, grad_dtype) for k, part in named.items() if part}
             return model.clone(**made)
     if not hasattr(model, "block"):
         raise InputError(
