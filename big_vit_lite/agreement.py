@@ -5,6 +5,7 @@ Each check is of something that fits by its shapes and would mean something else
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -46,16 +47,29 @@ def check_lengths(examples: int, steps: int) -> None:
             )
 
 
-def check_batch(run: config.Run, examples: int) -> None:
-    """Raises InputError if a batch of pairs is larger than an epoch: it would hold pairs twice, and
-    a loss that tells each pair from all others has no way to tell those apart."""
-    if run.task.name == "classification" or run.data.mix:
+def check_batch(run: config.Run, sizes: Sequence[int]) -> None:
+    """Raises InputError if a batch wants more pairs of a source than it has: it would hold some
+    twice, and a loss that tells each pair from all others has no way to tell those apart.
+
+    Args:
+        sizes: examples of data.train and of each member of data.mix.
+    """
+    if run.task.name == "classification":
         return
-    if run.data.batch_size > examples:
+    batch, splits = run.data.batch_size, training_splits(run)
+    total = sum(split.weight for _, split in splits)
+    for (key, split), examples in zip(splits, sizes, strict=True):
+        rows = math.floor(batch * split.weight / total)
+        if rows <= examples:
+            continue
+        share = f", of which {rows:,} are of {key}" if len(splits) > 1 else ""
+        advice = f"at most {examples:,}, better a tenth of that"
+        if len(splits) > 1:
+            advice = "a smaller batch, or that source less weight"
         raise config.InputError(
-            f"data.batch_size is {run.data.batch_size:,} and data.train has {examples:,} examples: "
-            "a batch would hold pairs several times, each as a wrong answer to itself; give at "
-            f"most {examples:,}, better a tenth of that."
+            f"data.batch_size is {batch:,}{share} and {key} has {examples:,} examples: a batch "
+            "would hold pairs several times, each as a wrong answer to itself; give "
+            f"{advice}."
         )
 
 
@@ -120,6 +134,23 @@ def check_vocabulary(task, meta: dict, whose: str = "the checkpoint") -> None:
     )
 
 
+def check_marks(task, meta: dict, whose: str) -> None:
+    """Raises InputError if texts begin, end or are padded otherwise than when the towers of a
+    checkpoint were trained: pools read those tokens."""
+    stored = meta.get("text") or {}
+    names = ("start_id", "end_id", "pad_id")
+    wrong = [
+        f"{name} {ours} here and {stored[name]} there"
+        for name in names
+        if name in stored and (ours := getattr(task.text, name)) != stored[name]
+    ]
+    if wrong:
+        raise config.InputError(
+            f"{whose} was trained on texts with other tokens around them: {', '.join(wrong)}; "
+            f"have data.train.text as it was, {stored['transform']!r}."
+        )
+
+
 def check_teacher(run: config.Run, task, meta: dict) -> None:
     """Raises InputError if a run would go on with another teacher than it had: one whose own run
     has gone on, say."""
@@ -169,6 +200,18 @@ def check_statistics(run: config.Run, abstract_params: Any) -> None:
         raise config.InputError(
             "optim.lr_rules lock batch norms of the image tower, and model.batch_norm is batch, "
             "with which these would go on changing; set model.batch_norm=frozen."
+        )
+
+
+def check_new(run: config.Run, of_features: bool) -> None:
+    """Raises InputError where a run without `init` could only have meant to have one: its data
+    holds features of a tower, or its batch norms are frozen before they have seen anything."""
+    if of_features:
+        check_features(run, None)
+    if run.model.variant.startswith("RN") and run.model.batch_norm == "frozen":
+        raise config.InputError(
+            "model.batch_norm is frozen and there is no init: batch norms would keep statistics of "
+            "no image; set model.batch_norm=batch, or name trained parameters in init."
         )
 
 

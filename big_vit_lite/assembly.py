@@ -47,7 +47,7 @@ def assemble(run: config.Run) -> Parts:
     batches = data.train_stream(run.data, run.seed, mesh)
     parts = assemble_step(run, mesh, batches)
     agreement.check_lengths(batches.examples, parts.steps)
-    agreement.check_batch(run, batches.examples)
+    agreement.check_batch(run, batches.sizes)
     agreement.check_text(run, parts.task)
     if "features" in batches.spec:
         agreement.check_locked(run, abstract_params(parts))
@@ -228,7 +228,17 @@ def read_init(parts: Parts, abstract: Any) -> tuple[checkpoint.Transferred, str]
     run, change = parts.run, functools.partial(resize_leaf, parts.model)
     if weights.locate(run.init) is not None:
         return weights.start_from(run, abstract, change)
-    return checkpoint.transfer_params(run.init, abstract, run.init_rules, change), ""
+    found = checkpoint.transfer_params(run.init, abstract, run.init_rules, change)
+    return found, _reading(run, config.Run.from_json(found.meta["config"], f"init {run.init}"))
+
+
+def _reading(run: config.Run, trained: config.Run) -> str:
+    """Whether pixels and texts are read as in the run that is started from."""
+    told = weights.normalisation(run.data, trained.data)
+    if run.text is None or trained.text is None:
+        return told
+    ours, theirs = run.data.train.text, trained.data.train.text
+    return told + ("texts read as theirs; " if ours == theirs else f"whose texts were {theirs!r}; ")
 
 
 def check_init(run: config.Run, task: Any = None) -> None:
@@ -253,6 +263,7 @@ def check_init(run: config.Run, task: Any = None) -> None:
     weights.check_agreement(run, path, trained.model, trained.text, names)
     if task is not None and run.text is not None and weights.takes(run, names, "txt/"):
         agreement.check_vocabulary(task, meta, f"init: {path}")
+        agreement.check_marks(task, meta, f"init: {path}")
 
 
 def check_init_fits(parts: Parts) -> None:

@@ -26,6 +26,7 @@ def run(parts, step: int, began: float, results: dict[str, float]) -> dict[str, 
         "config": parts.run.to_json(),
         "seed": parts.run.seed,
         "examples_seen": step * parts.run.data.batch_size,
+        "epoch_examples": parts.batches.examples,
         "class_names": list(parts.batches.class_names),
         "position_grid": getattr(models.image_tower(parts.model), "position_grid", None),
         **({"text": text(parts.task.text)} if parts.run.text is not None else {}),
@@ -53,12 +54,24 @@ def text(transform) -> dict[str, Any]:
     }
 
 
-def resume(last: int, steps: int, before: config.Run, now: config.Run) -> str:
-    """Where a run goes on, and what of its config is not as it was."""
+def resume(
+    last: int,
+    steps: int,
+    before: config.Run,
+    now: config.Run,
+    epochs: tuple[int | None, int | None] = (None, None),
+) -> str:
+    """Where a run goes on, and what of its config, and of the number of examples in an epoch before
+    and now, is not as it was."""
     line = f"goes on from the checkpoint of step {last:,} of {steps:,}"
     if last >= steps:
-        line = f"the checkpoint of step {last:,} is the last of {steps:,}: nothing is left to train"
+        step = f"the checkpoint of step {last:,}"
+        past = f"{step} is the last of {steps:,}" if last == steps else f"{step} is past {steps:,}"
+        line = f"{past}: nothing is left to train"
     changed = config.changes(before, now)
+    if None not in epochs and epochs[0] != epochs[1]:
+        said = f"an epoch had {epochs[0]:,} examples and has {epochs[1]:,}: the order is another"
+        changed = f"{changed}; {said}" if changed else said
     return f"{line}; changed since: {changed}" if changed else line
 
 

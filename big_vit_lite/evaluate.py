@@ -17,6 +17,7 @@ from big_vit_lite import (
     storage,
     weights,
 )
+from big_vit_lite.data import files
 
 OPTIONS = (
     config.Option(
@@ -54,6 +55,13 @@ def evaluate(
         raise config.InputError(
             "evals is empty: name an evaluation, as in --config.evals.val.every=1"
         )
+    if predictions is not None and parallel.is_first():
+        try:  # now, not after the first evaluation
+            predictions.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise config.InputError(
+                f"--predictions: {predictions} can be made no folder ({files.why(error)})"
+            ) from error
     stored = assembly.stored_form(parts, assembly.abstract_params(parts))
     path = checkpoint.find(directory)
     trained = config.Run.from_json(checkpoint.read_meta(path)["config"], f"{path}/meta.json")

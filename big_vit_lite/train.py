@@ -84,12 +84,13 @@ def train(
         elif run.init is not None:  # refused now rather than after compiling
             assembly.check_init(run, parts.task)
             assembly.check_init_fits(parts)
-        elif "features" in parts.batches.spec:
-            agreement.check_features(run, None)
+        else:
+            agreement.check_new(run, "features" in parts.batches.spec)
         if parallel.is_first():
             storage.replace(workdir / "config.json", run.to_json().encode())
         if last is not None:
-            log.say(describe.resume(last, parts.steps, before, run))
+            epochs = meta.get("epoch_examples"), parts.batches.examples
+            log.say(describe.resume(last, parts.steps, before, run, epochs))
             if last >= parts.steps and not meta.get("skipped"):
                 checkpoint.verify(keeper.directory / str(last))
                 draw_curve(run, workdir)  # it may have been killed before it did

@@ -54,12 +54,45 @@ def test_other_data_in_one_process_is_named(monkeypatch):
 
 def test_a_batch_of_pairs_holds_none_twice():
     run = pairs.make_run(batch_size=16)
-    agreement.check_batch(run, 16)
+    agreement.check_batch(run, [16])
     with pytest.raises(InputError, match="data.batch_size is 16 and data.train has 15 examples: a "
                        "batch would hold pairs several times, each as a wrong answer to itself; "
                        "give at most 15"):  # fmt: skip
-        agreement.check_batch(run, 15)
-    agreement.check_batch(make(), 15)  # images of one class are no pairs
+        agreement.check_batch(run, [15])
+    agreement.check_batch(make(), [15])  # images of one class are no pairs
+
+
+def test_a_batch_of_a_mixture_takes_of_each_source_what_it_has():
+    split = {"source": "synthetic", "transform": "", "text": pairs.TEXT}
+    mix = {"a": split | {"weight": 9.0}}
+    run = pairs.make_run(batch_size=50, data={"train": split, "mix": mix})
+    agreement.check_batch(run, [5, 45])
+    told = "batch_size is 50, of which 45 are of data.mix.a and data.mix.a has 44 examples: "
+    with pytest.raises(InputError, match=f"{told}.* a smaller batch, or that source less weight"):
+        agreement.check_batch(run, [5, 44])
+    with pytest.raises(InputError, match="of which 5 are of data.train and data.train has 4"):
+        agreement.check_batch(run, [4, 45])
+
+
+def test_texts_of_an_init_have_its_tokens_around_them():
+    task = pairs.make_task(pairs.make_run())
+    stored = describe.text(task.text)
+    agreement.check_marks(task, {"text": stored}, "init: X")
+    agreement.check_marks(task, {}, "init: X")
+    told = "other tokens around them: end_id 258 here and None there, pad_id 256 here and 0 there"
+    with pytest.raises(InputError, match=f"init: X was trained on texts with {told}; have "
+                       "data.train.text as it was, .lower"):  # fmt: skip
+        agreement.check_marks(task, {"text": stored | {"end_id": None, "pad_id": 0}}, "init: X")
+
+
+def test_a_run_without_init_is_not_frozen():
+    agreement.check_new(pairs.make_run(), False)
+    resnet = pairs.make_run(model={"variant": "RN50", "patch": None, "pool": "cls"})
+    told = "frozen and there is no init: batch norms would keep statistics of no image; set model"
+    with pytest.raises(InputError, match=f"{told}.batch_norm=batch"):
+        agreement.check_new(resnet, False)
+    model = resnet.model.model_copy(update={"batch_norm": "batch"})
+    agreement.check_new(resnet.model_copy(update={"model": model}), False)
 
 
 def test_batch_norms_that_are_locked_are_frozen():
@@ -106,6 +139,12 @@ def test_the_line_of_a_run_that_goes_on():
     )
     assert describe.resume(20, 20, run, run) == (
         "the checkpoint of step 20 is the last of 20: nothing is left to train"
+    )
+    assert describe.resume(20, 10, run, run).startswith("the checkpoint of step 20 is past 10: no")
+    same = describe.resume(5, 20, run, run, (7, 7))
+    assert same == describe.resume(5, 20, run, run, (None, 7)) == describe.resume(5, 20, run, run)
+    assert describe.resume(5, 20, run, run, (1200, 1202)).endswith(
+        "; changed since: an epoch had 1,200 examples and has 1,202: the order is another"
     )
 
 

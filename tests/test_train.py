@@ -274,6 +274,10 @@ def test_evaluate_gives_what_training_printed(tmp_path, capsys):
     assert {key: measured[key] for key in keys} == {key: trained[key] for key in keys}
     assert f"val/top1 {trained['val/top1']:.6g}" in capsys.readouterr().out
     assert len((tmp_path / "predictions" / "val-4.jsonl").read_text().splitlines()) > 300
+    (tmp_path / "taken").write_text("a file")
+    assert evaluate.main([*arguments[:-1], str(tmp_path / "taken")]) == 2
+    told = f"--predictions: {tmp_path / 'taken'} can be made no folder (File exists)"
+    assert told in capsys.readouterr().err
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path, capsys, monkeypatch):
@@ -324,6 +328,7 @@ def test_init_with_another_head_and_grid_takes_what_rules_say(tmp_path, monkeypa
     assert "init.txt" in renamed  # never half of it
     text = capfd.readouterr().err
     assert "pos_embedding resized from (1, 16, 32) to (1, 9, 32)" in text
+    assert f"started from {tmp_path / 'a'}: pixels normalised as theirs; " in text
     a, b = stored(tmp_path / "a"), stored(tmp_path / "b")
     name = "params/Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel"
     np.testing.assert_allclose(b[name], a[name], atol=1e-6)

@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
 
 
 def captions(data: config.Data) -> Iterator[str]:
-    """All captions that train, as they come to the tokenizer, templates left out.
+    """All captions that train, as they come to the tokenizer, with all their words.
 
     Raises:
         InputError: more examples than data.skip_limit cannot be read.
@@ -83,11 +83,11 @@ def captions(data: config.Data) -> Iterator[str]:
     from big_vit_lite.data import sources, text
     from big_vit_lite.data.sources.base import BadExample
 
-    unused, bad = np.random.default_rng(0), 0
+    rng, bad = np.random.default_rng(0), 0
     for split in (data.train, *data.mix.values()):
         # The vocabulary that the config names is the one to be made: it is not there yet.
         operations, _, _ = split.text.partition("tokenize(")
-        before = text.parse(f"{operations}tokenize('bytes')|pad(1)").without_templates().before
+        before = text.parse(f"{operations}tokenize('bytes')|pad(1)").without_noise().before
         source = sources.build(split)
         for i in range(len(source)):
             try:
@@ -103,7 +103,7 @@ def captions(data: config.Data) -> Iterator[str]:
                 continue
             for caption in found:
                 for op in before:
-                    caption = op(caption, unused)
+                    caption = op(caption, rng)
                 yield caption
 
 

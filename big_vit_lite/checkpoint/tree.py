@@ -116,10 +116,9 @@ def check_fits(stored: Listing, wanted: Listing, where: str) -> None:
             lines.append(f"  {title} ({len(entries)}):")
             lines += [f"    {line}" for line in _lines(entries)]
     if lines:
-        raise Misfit(
-            f"{where} does not fit this run: the model or the optimiser is another one\n"
-            + "\n".join(lines)
-        )
+        states = any(name.startswith("opt_state/") for name in (*stored, *wanted))
+        what = "the model or the optimiser" if states else "the model"
+        raise Misfit(f"{where} does not fit this run: {what} is another one\n" + "\n".join(lines))
 
 
 def _one_sided(names: Listing, others: Listing) -> dict[str, str]:

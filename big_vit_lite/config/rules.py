@@ -124,6 +124,11 @@ def _two_towers(run: Run) -> Iterator[Fault]:
     """What contrastive tasks want of the other sections, and what only they want."""
     task = run.task
     paired = task.name != "classification"
+    for key, split in splits(run) if paired else ():
+        if split.repeats > 1 and key.startswith(("data.train", "data.mix.")):
+            wanted = "puts a pair into a batch several times, each as a wrong answer to itself; "
+            wanted += f"leave it at 1 for task {task.name}"
+            yield Fault(f"{key}.repeats", wanted, split.repeats, ("task.name",))
     if paired and run.text is None:
         wanted = f"is missing; task {task.name} wants a text tower, such as text.variant=M"
         yield Fault("text", wanted, depends=("task.name",))

@@ -9,7 +9,7 @@ from big_vit_lite.config.errors import Fault
 from big_vit_lite.config.fields import closest
 from big_vit_lite.config.schema import Eval, Run
 
-_RESERVED = ("train", "speed", "data")
+_RESERVED = ("train", "speed", "data", "memory")
 """First words of metrics that are not evaluations."""
 _RANKS = ("r1", "r5", "r10", "median_rank", "mean_rank")
 METRICS = {

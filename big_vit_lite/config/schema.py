@@ -98,7 +98,8 @@ class Split(Section):
     to the smallest (another cut in every epoch)."""
     repeats: Natural = 1
     """How often each drawn example stands in the stream, augmented anew each time (repeated
-    augmentation, Hoffer 2019; DeiT: 3). An epoch stays as many images long."""
+    augmentation, Hoffer 2019; DeiT: 3). An epoch stays as many images long. Not for pairs, which
+    would be wrong answers to themselves."""
     weight: float = Field(1.0, gt=0)
     """Share of this split in a mixture, relative to the others' weights; see data.mix."""
     examples: Natural = 1024

@@ -22,8 +22,8 @@ class Task(Section):
     sigmoid set model.head_bias to -log(classes). In contrastive tasks the same over the pairs of a
     batch: softmax as in CLIP, sigmoid as in SigLIP, with joint.logit_bias."""
     label_smoothing: Rate = 0.0
-    """Share of the target that is spread evenly over all classes, or all pairs of a batch; 0.1 is
-    usual for long schedules of classification."""
+    """Share of the target that is spread evenly over all classes, or all pairs of a batch (of the
+    softmax loss); 0.1 is usual for long schedules of classification."""
     mixup: float = Field(0.0, ge=0)
     """Images and labels are blended in pairs by a share drawn from Beta(mixup, mixup) (Zhang
     2017); 0: off, 0.2 mild, 0.5 to 0.8 strong, for long schedules."""

@@ -148,6 +148,7 @@ class BatchStream:
         self._sharding = None if mesh is None else parallel.batch_sharding(mesh)
         self.examples = blocks.order.epoch
         self.class_names = blocks.pool.class_names
+        self.sizes = tuple(map(len, blocks.pool.members))
         if mesh is not None:
             _require_divides(self.batch_size, self._sharding, where)
         self._rows = self.rows()

@@ -114,7 +114,8 @@ class JsonTokenizer:
         return self._library.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self._library.decode(list(ids))
+        # What is unknown is special as well, and is to be seen.
+        return self._library.decode(list(ids), skip_special_tokens=False)
 
     def token_id(self, token: str) -> int | None:
         return self._library.token_to_id(token)

@@ -53,8 +53,6 @@ class Evaluation:
         key: the field of the config that names the choices, for error texts.
     """
 
-    notes: list[str] = []
-
     def __init__(
         self, features: Features, choices: Sequence[Choice], paths: Sequence[str], key: str
     ):
@@ -63,6 +61,19 @@ class Evaluation:
         self._tokens = tokenized(features.task.text, self._captions, ("{}",), key)
         self._image_at = {path: i for i, path in enumerate(paths)}
         self._caption_at = {caption: i for i, caption in enumerate(self._captions)}
+        self.notes = self._alike(key)
+
+    def _alike(self, key: str) -> list[str]:
+        """A line about choices that nobody can get right, if there are any."""
+        read = {caption: self._tokens[i].tobytes() for caption, i in self._caption_at.items()}
+        lost = [c for c in self._choices if len({read[x] for x in c.captions}) < len(c.captions)]
+        if not lost:
+            return []
+        return [
+            f"{key}: {len(lost):,} of {len(self._choices):,} choices have captions that are the "
+            f"same to the text tower, as they are cut or their words unknown, and count as wrong: "
+            f"{lost[0].name}, say"
+        ]
 
     def run(
         self,

@@ -126,6 +126,11 @@ def _choice(entry: Any, name: str, category: str, key: str) -> Choice:
             f"{len(captions) - 1}; of two images it is always 0"
         )
     category = str(entry.get("category") or entry.get("collapsed_tag") or category)
+    if category == "ema":
+        raise InputError(
+            f"{key}.file: {name} has the category 'ema', the name under which averaged weights are "
+            "measured; call it otherwise"
+        )
     return Choice(name, tuple(images), tuple(captions), answer, category)
 
 

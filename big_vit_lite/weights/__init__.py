@@ -19,6 +19,7 @@ __all__, __getattr__, __dir__ = lazy.names(
         "load": "loading",
         "locate": "hub",
         "naming_fields": "agreement",
+        "normalisation": "starting",
         "patch_resize": "resizing",
         "save": "saving",
         "save_again": "saving",

@@ -88,10 +88,19 @@ def _statistics(run: config.Run, loaded: Loaded) -> str:
     found = loaded.preprocessing
     if found is None:
         return "which do not say how pixels were normalised; "
-    same = all(
-        tuple(ours) in (theirs, theirs[:1]) and (len(ours) > 1 or len(set(theirs)) == 1)
-        for ours, theirs in ((run.data.mean, found.mean), (run.data.std, found.std))
-    )
-    if same:
+    return normalisation(run.data, found)
+
+
+def normalisation(ours: Any, theirs: Any) -> str:
+    """Whether pixels are normalised alike by two holders of `mean` and `std`, a number or one a
+    channel; the end of a line."""
+    pairs = ((ours.mean, theirs.mean), (ours.std, theirs.std))
+    if all(_spread(a) == _spread(b) for a, b in pairs):
         return "pixels normalised as theirs; "
-    return f"whose pixels had data.mean={found.mean} and data.std={found.std}, unlike this run's; "
+    return (
+        f"whose pixels had data.mean={theirs.mean} and data.std={theirs.std}, unlike this run's; "
+    )
+
+
+def _spread(values: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(values) if len(set(values)) > 1 else tuple(values)[:1]

@@ -263,7 +263,7 @@ def test_a_check_may_not_judge_what_a_misspelt_name_meant(values):
         ),
         (
             {"evals.train.every": "3"},
-            "evals.train: no name for an evaluation; train, speed, data name other metrics",
+            "evals.train: no name for an evaluation; train, speed, data, memory name other metrics",
         ),
         (
             {"checkpoint.keep_best": "vel/top1"},

@@ -94,6 +94,11 @@ def test_a_pair_of_towers_is_valid(pairs):
             "before it",
         ),
         (
+            {"data.train.repeats": "3"},
+            "data.train.repeats = 3: puts a pair into a batch several times, each as a wrong "
+            "answer to itself; leave it at 1 for task contrastive",
+        ),
+        (
             {"text.heads": "3"},
             "text.heads = 3: width 32 does not divide by 3 heads; use 2 heads or width 33",
         ),

@@ -166,6 +166,18 @@ def test_line_breaks_within_values(images):
     assert f"{path}, row 2 (images/9.jpg): the image cannot be read" in bad(source, 1)
 
 
+def test_a_quote_that_is_not_closed_is_no_caption_of_many_lines(images):
+    rows = ["path\tcaption", '1.png\t"starts with a quote', "2.png\tnext", '3.png\ta "b" c']
+    path = images / "q.tsv"
+    path.write_text("\n".join([*rows, '4.png\tends here"', ""]))
+    text = refused(path, text="lower")
+    assert f"{path}: the caption 'starts with a quote" in text and "goes over several lines" in text
+    rows = [rows[0], 'images/0.jpg\t"""starts"" with a quote"', 'images/1.jpg\ta "b" c', ""]
+    path.write_text("\n".join(rows))
+    captions = [example["captions"] for example in build(path, text="lower")]
+    assert captions == [('"starts" with a quote',), ('a "b" c',)]
+
+
 def test_captions_and_files_that_lack_are_named_by_line(images):
     rows = [("images/0.jpg", "a"), ("images/1.jpg", " "), ("none.jpg", "b"), ("", "c")]
     rows += [("images/2.jpg", "d"), ("images/2.jpg", "")]

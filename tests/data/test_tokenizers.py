@@ -266,6 +266,7 @@ def test_tokens_of_a_tokenizer_json_are_read_back(tmp_path):
     transform = text.parse(f"tokenize({str(path)!r})|truncate(40)|pad(40)")
     for words in SENTENCES[:4]:
         assert transform.caption(transform(words, None)) == words
+    assert transform.caption(transform("an zebra", None)) == "[UNK] [UNK]"
 
 
 def test_a_tokenizer_jsons_own_padding_and_truncation_are_left_to_the_transform(tmp_path):

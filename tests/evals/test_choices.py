@@ -165,6 +165,10 @@ FORM = '"image" and "captions", as {"image": "1.jpg", "captions": ["right", "wro
         ([{"images": ["a", "b"], "captions": ["b", "c", "d"]}], "has 2 images and 3 captions"),
         ([{"image": "a", "captions": ["b", "c"], "answer": 2}], "answer 2 is none of the captions"),
         ([{"images": ["a", "b"], "captions": ["b", "c"], "answer": 1}], "it is always 0"),
+        (
+            [{"image": "a", "captions": ["b", "c"], "category": "ema"}],
+            "c.json, entry 0 has the category 'ema', the name under which averaged weights",
+        ),
     ],
 )
 def test_files_that_are_refused(tmp_path, content, said):
@@ -172,6 +176,17 @@ def test_files_that_are_refused(tmp_path, content, said):
     with pytest.raises(config.InputError) as caught:
         read_choices(str(file), None, "evals.c")
     assert said in str(caught.value) and str(caught.value).startswith("evals.c.file: ")
+
+
+def test_choices_that_nobody_can_get_right_are_told_of(tmp_path):
+    name = picture(tmp_path, 0)
+    entries = [{"image": name, "captions": [a, b]} for a, b in (("1", "2"), ("3", "3"))]
+    file = write(tmp_path / "c.json", entries)
+    (line,) = build(file).evaluation.notes
+    assert line.startswith("evals.c.file: 1 of 2 choices have captions that are the same to the ")
+    assert line.endswith(f"and count as wrong: {file}, entry 1, say")
+    write(file, entries[:1])
+    assert build(file).evaluation.notes == []
 
 
 def test_a_folder_without_choices_and_a_caption_that_is_too_long(tmp_path):

@@ -41,18 +41,17 @@ def test_words_of_the_part_that_trains_most_frequent_first(options, capsys):
     tool.main(options)
     made = tokenizers.load(options[3])
     assert capsys.readouterr().out == (
-        f"{options[3]}: 10 tokens; text.vocabulary=10 or more, text.pad_id=0\n"
+        f"{options[3]}: 11 tokens; text.vocabulary=11 or more, text.pad_id=0\n"
     )
-    assert (made.vocab_size, made.pad_id, made.start, made.end) == (10, 0, (1,), (2,))
+    assert (made.vocab_size, made.pad_id, made.start, made.end) == (11, 0, (1,), (2,))
     assert made.adds == (True, True)
-    assert {made.token_id("a"), made.token_id("red")} == {4, 5}
+    assert {made.token_id(word) for word in ("a", "red", "no")} == {4, 5, 6}  # no: the template's
     assert made.encode("a red green hat") == [made.token_id("a"), made.token_id("red"), 3, 3]
-    assert made.token_id("no") is None  # of the template
 
 
 def test_rare_words_and_the_smallest_vocabulary(options, tmp_path):
     tool.main([*options, "--least", "2"])
-    assert tokenizers.load(options[3]).vocab_size == 6
+    assert tokenizers.load(options[3]).vocab_size == 7
     other = str(tmp_path / "small.json")
     tool.main([*options[:3], other, "--size", "5"])
     assert tokenizers.load(other).vocab_size == 5

@@ -106,6 +106,8 @@ def _read_csv(path: str, delimiter: str, keys: Mapping[str, str], where: str) ->
     found = {what: table.column(key).combine_chunks() for what, key in keys.items()}
     found = {what: _whole(column, pa.large_string()) for what, column in found.items()}
     labels = _encoded(found["label"]) if "label" in found else ((), (), np.zeros(0, np.int32))
+    if delimiter == "\t" and "caption" in found:
+        _refuse_line_breaks(found["caption"], path, where)
     lines = _count_lines(path) == len(table) + 1  # false where values hold line breaks
     return Rows(found["image"], found.get("caption"), *labels, first_line=2, lines=lines)
 
@@ -152,6 +154,20 @@ def _count_lines(path: str) -> int:
             count += block.count(b"\n")
             last = block[-1:]
     return count + (last != b"\n")
+
+
+def _refuse_line_breaks(captions: Any, path: str, where: str) -> None:
+    """A quote that opens a value and is closed nowhere takes the following lines in."""
+    import pyarrow.compute as pc
+
+    broken = pc.match_substring(captions, "\n")
+    if pc.any(broken).as_py():
+        row = pc.index(broken, True).as_py()
+        raise InputError(
+            f"{where}.path: {path}: the caption {captions[row].as_py()[:40]!r} ... goes over "
+            "several lines: a quote that begins a value must be closed, and quotes inside doubled; "
+            'write "" for each, and quotes around the value'
+        )
 
 
 def _read_json(path: str, _: None, keys: Mapping[str, str], where: str) -> Rows:

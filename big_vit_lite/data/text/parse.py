@@ -94,6 +94,11 @@ class TextTransform:
         )
         return self._with(tuple(first))
 
+    def without_noise(self) -> TextTransform:
+        """The same with all words, and of several templates still one at random."""
+        noise = (DropWords, CutWords)
+        return self._with(tuple(op for op in self.before if not isinstance(op, noise)))
+
     def without_templates(self) -> TextTransform:
         """The same for texts that have been put into templates already, such as prompts."""
         skipped = (Template, DropWords, CutWords)
