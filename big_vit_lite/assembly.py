@@ -51,7 +51,6 @@ def assemble(run: config.Run) -> Parts:
     agreement.check_text(run, parts.task)
     if "features" in batches.spec:
         agreement.check_locked(run, abstract_params(parts))
-    agreement.check_statistics(run, abstract_params(parts))
     evaluations = evals.build(run, parts.task, mesh, batches, parts.steps)
     for evaluation in evaluations:  # now, not hours later at the first evaluation
         if "image" in evaluation.stream.spec:

@@ -17,6 +17,7 @@ from big_vit_lite import (
     storage,
     weights,
 )
+from big_vit_lite.config.errors import show
 from big_vit_lite.data import files
 
 OPTIONS = (
@@ -89,10 +90,10 @@ def check_same_function(trained: config.Run, run: config.Run) -> None:
     """
     free = (
         *("scan", "remat", "attention", "dtype", "image_size", "position_resample", "classes"),
-        *("dropout", "depth", "length", "logit_scale", "logit_bias", "init", "_std"),
+        *("batch_norm", "dropout", "depth", "length", "logit_scale", "logit_bias", "init", "_std"),
     )
     wrong = [
-        config.Fault(key, f"the checkpoint was trained with {old!r}; set it back", new)
+        config.Fault(key, f"the checkpoint was trained with {show(old)}; set it back", new)
         for key, old, new in config.differences(trained, run)
         if key in ("data.mean", "data.std", "task.loss", "task.name", "data.train.text", "text")
         or (key.startswith(("model.", "text.", "joint.", "decoder.")) and not key.endswith(free))

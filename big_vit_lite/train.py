@@ -64,9 +64,9 @@ def train(
     began_at, workdir = time.time(), storage.place(workdir)
     parts = assembly.assemble(run)
     instruments.check_profile(parts)
-    optimizer = optim.build(
-        run, assembly.abstract_params(parts), parts.steps, parts.batches.examples
-    )
+    abstract_params = assembly.abstract_params(parts)
+    agreement.check_statistics(run, abstract_params)
+    optimizer = optim.build(run, abstract_params, parts.steps, parts.batches.examples)
     with (
         instruments.watchdog(parts) as watchdog,
         StopRequest() if stop is None else contextlib.nullcontext(stop) as stop,

@@ -238,6 +238,8 @@ def test_evaluate_refuses_what_would_read_the_parameters_otherwise(tmp_path, cap
     assert "data.mean = (0.4,): the checkpoint was trained with" in text
     assert evaluate.main([*arguments, "--config.model.depth=1"]) == 2
     assert "  of the config: model.depth is 1 and theirs" in capsys.readouterr().err
+    assert evaluate.main([*arguments[:-1], str(tmp_path / "no")]) == 2
+    assert capsys.readouterr().err.startswith(f"{tmp_path / 'no'} does not exist; give a run's")
     # What changes no number, and a head with room for more classes, is no difference.
     assert evaluate.main([*arguments, "--config.model.scan=true"]) == 0
 

@@ -50,6 +50,8 @@ def find(path: str | Place) -> Place:
     """
     try:
         return _find(storage.place(path))
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: {error}") from None
 

@@ -171,10 +171,14 @@ def _schedule(run: config.Run, steps: int, examples: int, name: str = "") -> Sch
     rise, fall = in_steps(own("warmup")), in_steps(own("cooldown"))
     if begin + rise + fall > steps:
         key = f"optim.parts.{name}" if name else "optim"
+        given = [own(name) for name in ("warmup", "cooldown") if own(name)]
+        advice = f'set them as a share, such as --config.{key}.warmup="5%"'
+        if all(str(duration).endswith("%") for duration in given):
+            advice = "train longer"
         waits = f"{key}.begin is {begin:,} steps, " if begin else ""
         raise config.InputError(
             f"{waits}{key}.warmup is {rise:,} steps and {key}.cooldown {fall:,}, more than the "
-            f'{steps:,} steps of the run; set them as a share, such as --config.{key}.warmup="5%".'
+            f"{steps:,} steps of the run; {advice}."
         )
     return make_schedule(
         own("schedule"),

@@ -177,7 +177,12 @@ def test_parts_have_rates_and_schedules_of_their_own():
         (
             {"match": "^head/", "begin": 5, "warmup": "60%"},
             r"optim\.parts\.x\.begin is 5 steps, optim\.parts\.x\.warmup is 6 steps and "
-            r"optim\.parts\.x\.cooldown 0, more than the 10 steps of the run",
+            r"optim\.parts\.x\.cooldown 0, more than the 10 steps of the run; train longer",
+        ),
+        (
+            {"match": "^head/", "begin": 5, "warmup": 6},
+            r"more than the 10 steps of the run; set them as a share, such as "
+            r"--config\.optim\.parts\.x\.warmup",
         ),
     ],
 )
