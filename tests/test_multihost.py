@@ -165,3 +165,25 @@ def test_the_only_process_of_a_run_is_number_0():
 def test_a_wrong_variable_is_named():
     with pytest.raises(InputError, match=r'\$JAX_NUM_PROCESSES = "two": wants a whole number'):
         cluster.find_place({}, {"JAX_NUM_PROCESSES": "two"})
+
+
+@pytest.mark.slow
+def test_two_processes_learn_pairs_as_one(tmp_path):
+    """Each has half of the images and texts; the ring and the cached features go over both."""
+
+    def pairs(workdir):
+        config = several.ROOT / "configs" / "siglip_b16.py:tiny"
+        more = ("task.form=ring", "optim.accumulate=2", "mesh.fsdp=2", "report.every=1")
+        unseen = ("report.tensorboard=false", "report.curve=false")
+        given = [f"--config.{x}" for x in ("steps=2", *more, *unseen)]
+        return ["--config", str(config), "--workdir", str(workdir), *given]
+
+    two = several.start("big_vit_lite.train", 2, 4, tmp_path / "said", *pairs(tmp_path / "two"))
+    assert main(pairs(tmp_path / "one")) == 0
+    assert several.wait(two) == [0, 0], several.output(tmp_path / "said", 0)
+    ours, theirs = rows(tmp_path / "one"), rows(tmp_path / "two")
+    assert len(ours) == len(theirs) == 2
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.keys() == other.keys() and "train/logit_bias" in one
+        assert other == pytest.approx(one, rel=1e-5)
+    assert "val/image_to_text/r1" in ours[-1]

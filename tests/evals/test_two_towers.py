@@ -8,6 +8,8 @@ import jax
 import numpy as np
 import pytest
 import several
+from evals.test_captions import CAPTIONS, NextTokens
+from evals.test_captions import parameters as next_tokens
 from two_tables import TwoTables, picture, tables, write_table
 
 from big_vit_lite import config, data, evals, models, parallel
@@ -140,17 +142,28 @@ def measured(folder):
         data={"batch_size": 16, "train": split, "val": split, "skip_limit": 2},
         evals=options,
     )
-    task, said = TwoTables(), []
-    mesh = parallel.make_mesh(run.mesh)
+    mesh, said = parallel.make_mesh(run.mesh), []
     whole = parallel.replicated(mesh)
-    params = {
-        k: jax.make_array_from_callback(x.shape, whole, lambda index, x=x: np.asarray(x)[index])
-        for k, x in tables(IMAGES, 130).items()
-    }
-    metrics = {}
-    for scheduled in evals.build(run, task, mesh, Batches, 1):
-        files = Path(folder, str(mesh.size))
-        metrics |= evals.measure(scheduled, {"params": params}, 1, files, said.append)
+
+    def shared(params):
+        return {
+            k: jax.make_array_from_callback(x.shape, whole, lambda index, x=x: np.asarray(x)[index])
+            for k, x in params.items()
+        }
+
+    metrics, files = {}, Path(folder, str(mesh.size))
+    for scheduled in evals.build(run, TwoTables(), mesh, Batches, 1):
+        state = {"params": shared(tables(IMAGES, 130))}
+        metrics |= evals.measure(scheduled, state, 1, files, said.append)
+    split = split | {"path": f"{folder}/captions/rows.jsonl"}
+    run = config.Run(
+        steps=1,
+        data={"batch_size": 8, "train": split, "val": split},
+        evals={"t": {"type": "captions", "predictions": True}},
+    )
+    (scheduled,) = evals.build(run, NextTokens(), mesh, Batches, 1)
+    state = {"params": shared(next_tokens())}
+    metrics |= evals.measure(scheduled, state, 1, files, said.append)
     return metrics, said
 
 
@@ -160,6 +173,7 @@ def test_two_processes_measure_what_one_does(tmp_path):
         for i in range(IMAGES)
     ]
     write_table(tmp_path / "data", rows)
+    write_table(tmp_path / "captions", [{"caption": lines} for lines in CAPTIONS])
     (tmp_path / "data" / "012.png").write_bytes(b"no picture")
     (tmp_path / "names.txt").write_text("0\n1\n2\n3\n4\n")
     entries = [{"image": picture(tmp_path / "data", i), "captions": [str(i), "77"]}
@@ -175,6 +189,7 @@ def test_two_processes_measure_what_one_does(tmp_path):
         theirs, heard = json.loads(several.output(tmp_path / "said", i).splitlines()[-1])
         assert theirs == metrics
         assert heard == said
-    for file in ("found-1", "zs-1", "zs-1-classes", "c-1"):
+    assert "t/nll" in metrics and "t/exact" in metrics
+    for file in ("found-1", "zs-1", "zs-1-classes", "c-1", "t-1"):
         ours, theirs = (tmp_path / devices / f"{file}.jsonl" for devices in ("8", "4"))
         assert ours.read_text() == theirs.read_text() and ours.stat().st_size > 100
