@@ -35,8 +35,12 @@ class Parts(NamedTuple):
     evaluations: list[evals.Scheduled]
 
 
-def assemble(run: config.Run) -> Parts:
+def assemble(run: config.Run, batches: Any = None) -> Parts:
     """Builds mesh, data, model, task and evaluations of a run.
+
+    Args:
+        batches: as for `assemble_step`, of devices that are here, in place of data.train, which is
+            not opened then: the run is not trained.
 
     Raises:
         InputError: wrong input that only files or devices show.
@@ -44,13 +48,16 @@ def assemble(run: config.Run) -> Parts:
     agreement.check_processes(run)
     parallel.start(run.deterministic)
     mesh = parallel.make_mesh(run.mesh)
-    batches = data.train_stream(run.data, run.seed, mesh)
+    trains = batches is None
+    if trains:
+        batches = data.train_stream(run.data, run.seed, mesh)
     parts = assemble_step(run, mesh, batches)
-    agreement.check_lengths(batches.examples, parts.steps)
-    agreement.check_batch(run, batches.sizes)
     agreement.check_text(run, parts.task)
-    if "features" in batches.spec:
-        agreement.check_locked(run, abstract_params(parts))
+    if trains:
+        agreement.check_lengths(batches.examples, parts.steps)
+        agreement.check_batch(run, batches.sizes)
+        if "features" in batches.spec:
+            agreement.check_locked(run, abstract_params(parts))
     evaluations = evals.build(run, parts.task, mesh, batches, parts.steps)
     for evaluation in evaluations:  # now, not hours later at the first evaluation
         if "image" in evaluation.stream.spec:

@@ -152,10 +152,27 @@ def paths(run: Run) -> Iterator[Fault]:
 
     URLs are left to the start of the run, and of patterns the folder is looked for.
     """
+    return _paths(run, list(splits(run)))
+
+
+def evaluated_paths(run: Run) -> Iterator[Fault]:
+    """The same, but for the data that train."""
+    return _paths(run, [found for found in splits(run) if not found[0].startswith(_TRAINING)])
+
+
+def trains_here(run: Run) -> bool:
+    """Whether all local files and folders that train are there."""
+    return not any(fault.key.startswith(_TRAINING) for fault in paths(run))
+
+
+_TRAINING = ("data.train", "data.mix.")
+
+
+def _paths(run: Run, wanted_splits: list[tuple[str, Split]]) -> Iterator[Fault]:
     from big_vit_lite.data import text as captions
 
     wanting: dict[str, list[str]] = {}
-    for key, split in splits(run):
+    for key, split in wanted_splits:
         made = split.source in ("digit_pairs", "digits", "synthetic")
         for name, path in (("path", split.path), ("class_names", split.class_names)):
             if path and not (made and name == "path") and not _is_there(path):
@@ -203,6 +220,8 @@ def devices(count: Callable[[Run], int]) -> Callable[[Run], Iterator[Fault]]:
 
 STATIC = (sizes, transforms, images, paths)
 """All checks that look at nothing but the config and whether files exist."""
+EVALUATION = (sizes, transforms, images, evaluated_paths)
+"""Those for commands that do not train."""
 
 
 def image_size(split: Split) -> tuple[int, int] | None:

@@ -14,6 +14,7 @@ from big_vit_lite import (
     config,
     evals,
     parallel,
+    plan,
     storage,
     weights,
 )
@@ -51,7 +52,11 @@ def evaluate(
     Raises:
         InputError: wrong input, or a checkpoint that does not fit the config's model.
     """
-    parts = assembly.assemble(run)
+    path = checkpoint.find(directory)
+    said = checkpoint.read_meta(path)
+    # A teacher is for training, and need not be here.
+    run = run.model_copy(update={"task": run.task.model_copy(update={"teacher": None})})
+    parts = assembly.assemble(run, None if checks.trains_here(run) else _unread(run, said))
     if not parts.evaluations:
         raise config.InputError(
             "evals is empty: name an evaluation, as in --config.evals.val.every=1"
@@ -64,8 +69,7 @@ def evaluate(
                 f"--predictions: {predictions} can be made no folder ({files.why(error)})"
             ) from error
     stored = assembly.stored_form(parts, assembly.abstract_params(parts))
-    path = checkpoint.find(directory)
-    trained = config.Run.from_json(checkpoint.read_meta(path)["config"], f"{path}/meta.json")
+    trained = config.Run.from_json(said["config"], f"{path}/meta.json")
     with weights.naming_fields(run, trained):
         params, meta = checkpoint.load_params(path, stored)
     agreement.check_class_names(run, parts.batches.class_names, meta)
@@ -80,6 +84,16 @@ def evaluate(
     for scheduled in parts.evaluations:
         metrics |= evals.measure(scheduled, state, meta["step"], predictions, say)
     return metrics
+
+
+def _unread(run: config.Run, said: dict) -> plan.Batches:
+    """What stands for data.train where its files are not here: sizes as the config has them,
+    classes as the checkpoint does."""
+    if parallel.is_first():
+        print("data.train is not here: its classes are the checkpoint's", file=sys.stderr)
+    parallel.start(run.deterministic)
+    made = plan.unread(run, parallel.make_mesh(run.mesh))
+    return made._replace(class_names=tuple(said["class_names"]))
 
 
 def check_same_function(trained: config.Run, run: config.Run) -> None:
@@ -111,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
             program="python -m big_vit_lite.evaluate",
             about="Evaluates a checkpoint.",
             options=OPTIONS,
-            checks=(*checks.STATIC, checks.devices(assembly.count_devices)),
+            checks=(*checks.EVALUATION, checks.devices(assembly.count_devices)),
             begin=parallel.join,
         )
         metrics = evaluate(line.run, line.extras["checkpoint"], line.extras.get("predictions"))

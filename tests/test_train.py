@@ -276,6 +276,15 @@ def test_evaluate_gives_what_training_printed(tmp_path, capsys):
     assert {key: measured[key] for key in keys} == {key: trained[key] for key in keys}
     assert f"val/top1 {trained['val/top1']:.6g}" in capsys.readouterr().out
     assert len((tmp_path / "predictions" / "val-4.jsonl").read_text().splitlines()) > 300
+    # Where the training data are not here, classes are the checkpoint's.
+    fields = ("source=folder", "path=/nowhere", "transform=decode(channels=1)")
+    absent = [f"--config.data.train.{field}" for field in fields] + ["--config.model.image_size=8"]
+    assert evaluate.main([*arguments, *absent]) == 0
+    assert "data.train is not here: its classes are the checkpoint's" in capsys.readouterr().err
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == measured
+    assert evaluate.main([*arguments, *absent, "--config.data.val.path=/nowhere",
+                          "--config.data.val.source=folder"]) == 2  # fmt: skip
+    assert 'data.val.path = "/nowhere": is not there' in capsys.readouterr().err
     (tmp_path / "taken").write_text("a file")
     assert evaluate.main([*arguments[:-1], str(tmp_path / "taken")]) == 2
     told = f"--predictions: {tmp_path / 'taken'} can be made no folder (File exists)"

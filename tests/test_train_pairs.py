@@ -106,6 +106,12 @@ def test_evaluation_gives_the_runs_numbers_and_refuses_other_text(run, capsys, m
     for key, value in last.items():
         if key.startswith("val/"):
             assert float(printed[key]) == pytest.approx(value, rel=1e-5), key
+    absent = ("source=tar", "path=/nowhere", "transform=decode", "caption_key=txt")
+    away = [f"--config.data.train.{field}" for field in absent]
+    teacher = ("--config.model.image_size=16", "--config.task.teacher=/nowhere/either")
+    assert evaluate.main([*ours, *away, *teacher]) == 0
+    again = capsys.readouterr().out.splitlines()
+    assert dict(line.split() for line in again if " " in line) == printed
     text = "tokenize('bytes')|truncate(32)|pad(32)"
     assert evaluate.main([*ours, f"--config.data.train.text={text}"]) == 2
     assert "data.train.text" in (said := capsys.readouterr().err) and "set it back" in said

@@ -4,8 +4,9 @@
 that training runs, for devices that need not be there.
 """
 
+from big_vit_lite.plan.batches import Batches, unread
 from big_vit_lite.plan.command import OPTIONS, main
 from big_vit_lite.plan.make import Plan, make
 from big_vit_lite.plan.topology import Topology, devices, parse
 
-__all__ = ["OPTIONS", "Plan", "Topology", "devices", "main", "make", "parse"]
+__all__ = ["OPTIONS", "Batches", "Plan", "Topology", "devices", "main", "make", "parse", "unread"]

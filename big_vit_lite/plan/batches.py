@@ -35,8 +35,8 @@ def describe(run: Run, mesh: Mesh) -> Batches:
     Raises:
         InputError: data that are here and cannot be used, or images whose size only files tell.
     """
-    sharding = parallel.batch_sharding(mesh)
     if _is_here(run):
+        sharding = parallel.batch_sharding(mesh)
         # Without the mesh: none of its devices need be here, and no row is read.
         stream = data.train_stream(run.data, run.seed)
         spec = {
@@ -44,7 +44,16 @@ def describe(run: Run, mesh: Mesh) -> Batches:
             for key, x in stream.spec.items()
         }
         return Batches(spec, stream.class_names, stream.examples)
-    split = run.data.train
+    return unread(run, mesh)
+
+
+def unread(run: Run, mesh: Mesh) -> Batches:
+    """The batches of a run as its config alone tells; no file is opened.
+
+    Raises:
+        InputError: images whose size only files tell.
+    """
+    sharding, split = parallel.batch_sharding(mesh), run.data.train
     transform = data.transforms.parse(split.transform, "data.train.transform")
     shapes = dict(transform.specs(_pair(run.model.image_size), run.model.channels))
     if None in shapes.get("image", ((),))[0] and run.model.image_size:
@@ -54,7 +63,7 @@ def describe(run: Run, mesh: Mesh) -> Batches:
         if None in shape:
             raise InputError(
                 f"data.train.transform leaves the size of {key} to the files, which are not here; "
-                "say it with --config.model.image_size=N, or plan where the data are."
+                "say it with --config.model.image_size=N, or have the data here."
             )
     if split.text:
         shapes["text"] = ((data.text.length(split.text),), np.int32)
@@ -89,5 +98,4 @@ def _is_here(run: Run) -> bool:
             continue
         if not split.path or "://" in split.path:
             return False
-    missing = {fault.key for fault in checks.paths(run)}
-    return not any(key.startswith(("data.train", "data.mix")) for key in missing)
+    return checks.trains_here(run)
