@@ -29,6 +29,7 @@ from big_vit_lite import (
     evaluate,
     models,
     parallel,
+    starting,
     tasks,
 )
 from big_vit_lite.data import sources, transforms
@@ -235,8 +236,8 @@ def _image_params(parts: assembly.Parts, stored: str | None) -> tuple[Any, str]:
         trained = config.Run.from_json(meta["config"], f"{stored}/meta.json")
         evaluate.check_same_function(trained, run)
         parts = parts._replace(run=run.model_copy(update={"init": stored, "init_rules": ()}))
-    assembly.check_init(parts.run)
-    found, _ = assembly.read_init(parts, abstract)
+    starting.check_init(parts.run)
+    found, _ = starting.read_init(parts, abstract)
     fresh = [name for name in found.fresh if name.startswith("img/")]
     if fresh:
         raise config.InputError(

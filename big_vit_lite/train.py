@@ -38,6 +38,7 @@ from big_vit_lite import (
     parallel,
     plan,
     report,
+    starting,
     storage,
 )
 
@@ -82,8 +83,8 @@ def train(
             agreement.check_vocabulary(parts.task, meta, "the run in this workdir")
             agreement.check_teacher(run, parts.task, meta)
         elif run.init is not None:  # refused now rather than after compiling
-            assembly.check_init(run, parts.task)
-            assembly.check_init_fits(parts)
+            starting.check_init(run, parts.task)
+            starting.check_init_fits(parts)
         else:
             agreement.check_new(run, "features" in parts.batches.spec)
         if parallel.is_first():
@@ -231,12 +232,12 @@ def first_state(parts, keeper, training, last: int | None, log, workdir) -> tupl
         return assembly.with_teacher(parts, state, training), meta
     if parts.run.init is None:
         return assembly.with_teacher(parts, training.init(), training), {}
-    start = assembly.init_params(parts, training.abstract["params"])
+    start = starting.init_params(parts, training.abstract["params"])
     log.say(f"{start.told}; each by name in {workdir / 'init.txt'}")
     if parallel.is_first():
         storage.replace(workdir / "init.txt", start.by_leaf.encode())
     if "features" in parts.batches.spec:
-        agreement.check_features(parts.run, assembly.image_leaves(parts, start.params))
+        agreement.check_features(parts.run, starting.image_leaves(parts, start.params))
     return assembly.with_teacher(parts, training.init(start.params), training), {}
 
 

@@ -7,11 +7,11 @@ import pytest
 import small
 from checkpoint.states import abstract, spread
 
-from big_vit_lite.assembly import resize_positions
 from big_vit_lite.checkpoint import Keeper, transfer_params
 from big_vit_lite.config import InputError
 from big_vit_lite.models import build_model
 from big_vit_lite.models.layers.positions import resample
+from big_vit_lite.starting import resize_positions
 
 
 def stored_params():

@@ -9,7 +9,7 @@ import pytest
 import small
 from weights import parity
 
-from big_vit_lite import assembly, config, parallel, weights
+from big_vit_lite import assembly, config, parallel, starting, weights
 from big_vit_lite.config import InputError
 from big_vit_lite.models.layers.positions import resample, resample_matrix
 from big_vit_lite.weights import agreement, hub
@@ -32,12 +32,12 @@ def parts_for(path, rules=(), side=(16, 16), classes=7, **model):
 
 
 def started(parts):
-    assembly.check_init(parts.run)
+    starting.check_init(parts.run)
     abstract = jax.eval_shape(parts.task.init, jax.random.key(0))
     rng = np.random.default_rng(0)  # initial values need no compiled step here
     drawn = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(x.dtype), abstract)
     parts.task.init = lambda key: drawn
-    start = assembly.init_params(parts, parallel.with_shardings(abstract, parts.mesh))
+    start = starting.init_params(parts, parallel.with_shardings(abstract, parts.mesh))
     return start.params, start.told, drawn
 
 
@@ -72,7 +72,7 @@ def test_what_is_left_out_is_drawn_as_in_a_run_from_scratch(vit_folder):
     rules = (("^embedding/", "skip"), ("block_1/MlpBlock_0/Dense_0/kernel", "skip"))
     parts = parts_for(vit_folder, rules, scan=True)
     abstract = jax.eval_shape(parts.task.init, jax.random.key(0))
-    params = assembly.init_params(parts, parallel.with_shardings(abstract, parts.mesh)).params
+    params = starting.init_params(parts, parallel.with_shardings(abstract, parts.mesh)).params
     drawn = jax.jit(parts.task.init)(jax.random.key(parts.run.seed))
     np.testing.assert_array_equal(params["embedding"]["kernel"], drawn["embedding"]["kernel"])
     kernel, fresh = (
@@ -91,7 +91,7 @@ def test_all_of_it_is_taken_without_drawing_anything(vit_folder):
         raise AssertionError("something is drawn")
 
     parts.task.init = draw
-    params = assembly.init_params(parts, parallel.with_shardings(abstract, parts.mesh)).params
+    params = starting.init_params(parts, parallel.with_shardings(abstract, parts.mesh)).params
     jax.tree.map(np.testing.assert_array_equal, params, parity.loaded("L09-vit").params)
 
 
@@ -134,7 +134,7 @@ def test_a_tower_of_a_pair_in_an_npz(tmp_path):
 )
 def test_a_model_that_computes_something_else_is_refused(vit_folder, model, told):
     with pytest.raises(InputError, match=re.escape(told)):
-        assembly.check_init(parts_for(vit_folder, **model).run)
+        starting.check_init(parts_for(vit_folder, **model).run)
 
 
 @pytest.mark.parametrize(
@@ -148,9 +148,9 @@ def test_a_model_that_computes_something_else_is_refused(vit_folder, model, told
 def test_a_model_of_other_parameters_is_refused_by_the_field(vit_folder, model, told):
     """Without a step compiled; where all fits, nothing is said."""
     with pytest.raises(InputError, match="does not fit this run") as error:
-        assembly.check_init_fits(parts_for(vit_folder, **model))
+        starting.check_init_fits(parts_for(vit_folder, **model))
     assert str(error.value).splitlines()[-1] == f"  of the config: {told}"
-    assembly.check_init_fits(parts_for(vit_folder))
+    starting.check_init_fits(parts_for(vit_folder))
 
 
 def test_fields_that_shape_parameters_are_fields():
@@ -178,23 +178,23 @@ def test_a_text_tower_that_computes_something_else_is_refused(text, told, tmp_pa
     parity.unpack(parity.golden("L11-clip"), tmp_path)
     wrong = pairs.make_run(model=CLIP_IMAGE, text=CLIP_TEXT | text, init=str(tmp_path))
     with pytest.raises(InputError, match=re.escape(told)):
-        assembly.check_init(wrong)
-    assembly.check_init(wrong.model_copy(update={"init_rules": (("^txt/", "skip"),)}))
-    assembly.check_init(wrong.model_copy(update={"text": config.Text(**CLIP_TEXT)}))
+        starting.check_init(wrong)
+    starting.check_init(wrong.model_copy(update={"init_rules": (("^txt/", "skip"),)}))
+    starting.check_init(wrong.model_copy(update={"text": config.Text(**CLIP_TEXT)}))
 
 
 def test_a_tower_that_is_left_out_may_compute_otherwise(tmp_path):
     parity.unpack(parity.golden("L11-clip"), tmp_path)
     run = pairs.make_run(text=CLIP_TEXT, init=str(tmp_path), init_rules=(("^img/", "skip"),))
-    assembly.check_init(run)
+    starting.check_init(run)
     with pytest.raises(InputError, match=r"model.activation is tanh and theirs quick"):
-        assembly.check_init(run.model_copy(update={"init_rules": (("^img/head", "skip"),)}))
+        starting.check_init(run.model_copy(update={"init_rules": (("^img/head", "skip"),)}))
 
 
 def test_each_array_has_its_line(vit_folder):
     parts = parts_for(vit_folder, (("^head/", "skip"),), (8, 32), 3)
     abstract = assembly.stored_form(parts, assembly.abstract_params(parts))
-    found, _ = assembly.read_init(parts, abstract)
+    found, _ = starting.read_init(parts, abstract)
     lines = found.by_leaf().splitlines()
     names = {parallel.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(abstract)}
     assert {line.split(": ")[0] for line in lines[:-2]} == names and len(lines) == len(names) + 2
@@ -219,12 +219,12 @@ def test_what_a_file_does_not_say_is_told_by_the_config(tmp_path):
     (tmp_path / "open_clip_config.json").unlink()
     run = parts_for(path).run
     with pytest.raises(InputError, match=r"set init_known='activation=\.\.\.'"):
-        assembly.check_init(run)
+        starting.check_init(run)
     with pytest.raises(InputError, match="init_known = 'quick': wants NAME=VALUE with commas"):
-        assembly.check_init(run.model_copy(update={"init_known": "quick"}))
+        starting.check_init(run.model_copy(update={"init_known": "quick"}))
     known = run.model_copy(update={"init_known": "activation=quick", "init_layout": "nonsense"})
     with pytest.raises(InputError, match="nonsense"):
-        assembly.check_init(known)
+        starting.check_init(known)
 
 
 def test_other_pixels_are_told(vit_folder):
@@ -242,10 +242,10 @@ def test_what_fits_nowhere_is_listed_and_what_is_not_there_is_told(vit_folder, t
     assert '("^head/", "skip")' in text
     for name in ("nothing.npz", "nothing.safetensors"):
         with pytest.raises(InputError, match=f"{name} does not exist"):
-            assembly.check_init(parts_for(tmp_path / name).run)
+            starting.check_init(parts_for(tmp_path / name).run)
     with pytest.raises(InputError, match="holds no finished checkpoint"):
         (tmp_path / "empty").mkdir()
-        assembly.check_init(parts_for(tmp_path / "empty").run)
+        starting.check_init(parts_for(tmp_path / "empty").run)
 
 
 @pytest.mark.parametrize("patch", [(6, 6), (5, 8), (4, 4)])
