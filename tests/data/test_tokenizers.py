@@ -283,6 +283,11 @@ def test_a_tokenizer_jsons_own_padding_and_truncation_are_left_to_the_transform(
 @pytest.fixture(scope="module")
 def pieces(tmp_path_factory):
     """A SentencePiece model of 60 pieces: file and library."""
+    return sentence_pieces(tmp_path_factory.mktemp("pieces") / "pieces.model")
+
+
+def sentence_pieces(path, **ids):
+    """A SentencePiece model, and the library's own tokenizer."""
     import sentencepiece
 
     stream = io.BytesIO()
@@ -290,14 +295,10 @@ def pieces(tmp_path_factory):
         sentence_iterator=iter(SENTENCES),
         model_writer=stream,
         vocab_size=60,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
+        **{"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1} | ids,
         hard_vocab_limit=False,
         minloglevel=2,
     )
-    path = tmp_path_factory.mktemp("pieces") / "pieces.model"
     path.write_bytes(stream.getvalue())
     return str(path), sentencepiece.SentencePieceProcessor(model_file=str(path))
 
@@ -315,6 +316,16 @@ def test_a_sentencepiece_model_gives_its_librarys_ids(pieces):
     plain = text.parse(f"tokenize({path!r}, end=False)|truncate(64)|pad(64)")
     ids = library.encode(words)
     assert plain(words, None).tolist() == ids + [0] * (64 - len(ids))
+
+
+def test_a_start_of_sentence_stands_where_the_transform_asks_for_it(tmp_path):
+    """Gemma's vocabulary, which SigLIP 2 reads, has one."""
+    path, library = sentence_pieces(tmp_path / "gemma.model", bos_id=3)
+    ids = [*library.encode("a cat"), 1]
+    for start, before in (("", []), (", start=True", [3]), (", start=False", [])):
+        transform = text.parse(f"tokenize({path!r}{start})|truncate(16)|pad(16)")
+        assert transform("a cat", None).tolist() == (before + ids + [0] * 16)[:16]
+        assert transform.start_id == (3 if before else None)
 
 
 def test_pieces_are_read_back(pieces):

@@ -92,8 +92,10 @@ def test_names_are_listed_in_a_text_a_file_or_a_set(tmp_path):
     with pytest.raises(InputError, match="k: name 2 of 'cat,,' is empty"):
         prompts.listed_names("cat,,", "k")
     path.write_text("cat\ndog\ncat\n")
-    with pytest.raises(InputError, match="line 3 is 'cat', and so is line 1; a class is named onc"):
+    with pytest.raises(InputError, match="txt, line 3 is 'cat', and so is line 1; a class is nam"):
         prompts.listed_names(str(path), "k")
+    with pytest.raises(InputError, match="^k: name 2 is 'cat', and so is name 1; a class is named"):
+        prompts.listed_names("cat, cat", "k")
     assert prompts.listed_texts("a cat, asleep", "k") == ("a cat, asleep",)
     assert prompts.listed_texts(str(path), "k") == ("cat", "dog", "cat")
     with pytest.raises(InputError, match="k is empty; it needs a text"):

@@ -189,6 +189,20 @@ def test_sigmoid_options(form, devices):
             np.testing.assert_allclose(along(gradients, direction), slope, rtol=1e-7, err_msg=name)
 
 
+def test_a_negative_as_alike_as_the_pair_is_not_semi_hard():
+    x = np.eye(3, dtype=np.float32)
+    y = x.copy()
+    y[1] = x[0]  # text 1 is text 0 once more
+    semi = losses.softmax_contrastive(x, y, 2.0, negatives=Negatives(semi_hard=5.0))
+    similar = x @ y.T
+    total = 0.0
+    for s in (similar, similar.T):
+        for i in range(3):
+            chosen = s[i][(s[i] < s[i, i]) & (s[i] > s[i, i] - 5.0)]
+            total += np.log1p(np.exp(2.0 * (chosen - s[i, i])).sum()) / 6
+    np.testing.assert_allclose(semi, total, rtol=1e-6)
+
+
 def test_weights_of_hard_negatives_have_mean_one():
     """Where all negatives are alike, hardness changes nothing."""
 
