@@ -50,7 +50,6 @@ def assemble(run: config.Run, batches: Any = None) -> Parts:
     agreement.check_text(run, parts.task)
     if trains:
         agreement.check_lengths(batches.examples, parts.steps)
-        agreement.check_batch(run, batches.sizes)
         if "features" in batches.spec:
             agreement.check_locked(run, abstract_params(parts))
     evaluations = evals.build(run, parts.task, mesh, batches, parts.steps)

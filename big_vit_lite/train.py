@@ -65,6 +65,7 @@ def train(
     began_at, workdir = time.time(), storage.place(workdir)
     parts = assembly.assemble(run)
     instruments.check_profile(parts)
+    agreement.check_batch(run, parts.batches.sizes)
     abstract_params = assembly.abstract_params(parts)
     agreement.check_statistics(run, abstract_params)
     optimizer = optim.build(run, abstract_params, parts.steps, parts.batches.examples)

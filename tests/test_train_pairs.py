@@ -108,8 +108,8 @@ def test_evaluation_gives_the_runs_numbers_and_refuses_other_text(run, capsys, m
             assert float(printed[key]) == pytest.approx(value, rel=1e-5), key
     absent = ("source=tar", "path=/nowhere", "transform=decode", "caption_key=txt")
     away = [f"--config.data.train.{field}" for field in absent]
-    teacher = ("--config.model.image_size=16", "--config.task.teacher=/nowhere/either")
-    assert evaluate.main([*ours, *away, *teacher]) == 0
+    more = ("--config.model.image_size=16", "--config.task.teacher=/nowhere/either")
+    assert evaluate.main([*ours, *away, *more]) == 0
     again = capsys.readouterr().out.splitlines()
     assert dict(line.split() for line in again if " " in line) == printed
     text = "tokenize('bytes')|truncate(32)|pad(32)"
