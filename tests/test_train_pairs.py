@@ -18,17 +18,21 @@ from big_vit_lite.train import main
 
 ROOT = Path(__file__).parent.parent
 TINY = str(ROOT / "configs" / "clip_b32.py:tiny")
+KEPT = (
+    "--config.optim.ema=0.9",
+    "--config.optim.lr_rules=(('^img/embedding', 0.0), ('.*', 1.0))",
+)
+GROWING = "--config.task.progressive=((2, 8),)"
 # Everything that draws or keeps something, locked parts, a step of small images, parts of batches.
 BUSY = (
+    *KEPT,
+    GROWING,
     "--config.model.patch_dropout=0.25",
     "--config.text.dropout=0.1",
-    "--config.optim.ema=0.9",
     "--config.optim.accumulate=2",
-    "--config.optim.lr_rules=(('^img/embedding', 0.0), ('.*', 1.0))",
     "--config.optim.parts.text.match=^txt/",
     "--config.optim.parts.text.lr=0.01",
     "--config.optim.parts.text.begin=1",
-    "--config.task.progressive=((2, 8),)",
 )
 
 
@@ -38,11 +42,9 @@ def options(workdir, *more):
     return [*given, *unseen, *more]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def train(whole, cut, *more):
     """A whole run of 4 steps, and what stood on the disk when it had taken 2."""
-    whole, cut = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("cut")
-    assert main(options(whole, *BUSY)) == 0
+    assert main(options(whole, *more)) == 0
     shutil.copytree(whole, cut, dirs_exist_ok=True)
     shutil.rmtree(cut / "checkpoints" / "4")
     rows = (cut / "metrics.jsonl").read_text().splitlines(keepends=True)
@@ -51,8 +53,24 @@ def run(tmp_path_factory):
     return whole, cut
 
 
-def test_a_new_process_goes_on_to_the_bit(run):
-    whole, cut = run
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("cut"), *KEPT)
+
+
+def altered(workdir, copy, change):
+    """A copy of a run whose last checkpoint says other things of itself."""
+    file = checkpoint.find(shutil.copytree(workdir, copy)) / "meta.json"
+    meta = json.loads(file.read_text())
+    change(meta)
+    file.write_text(json.dumps(meta))
+    manifest.commit(file.parent)
+    return copy
+
+
+@pytest.mark.slow
+def test_a_new_process_goes_on_to_the_bit(tmp_path):
+    whole, cut = train(tmp_path / "whole", tmp_path / "cut", *BUSY)
     assert checkpoint.read_meta(cut)["step"] == 2
     command = [sys.executable, "-m", "big_vit_lite.train", *options(cut, *BUSY)]
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(jax.device_count())}
@@ -71,12 +89,18 @@ def test_a_new_process_goes_on_to_the_bit(run):
 def test_steps_that_are_over_are_not_compiled_again(run, tmp_path, monkeypatch, capsys):
     """Those on small images end with step 2, where the run goes on."""
 
+    def grew(meta):
+        run = json.loads(meta["config"])
+        run["task"]["progressive"] = [[2, 8]]
+        meta["config"] = json.dumps(run)
+
     def compile_training(task, optimizer, mesh, spec, seed, earlier):
         raise config.InputError(f"programs beside the last: {[last for last, _ in earlier]}")
 
     monkeypatch.setattr(parallel, "compile_training", compile_training)
-    for workdir, programs in ((run[1], "[]"), (tmp_path / "new", "[2]")):
-        assert main(options(workdir, *BUSY, "--config.steps=6")) == 2
+    begun = altered(run[1], tmp_path / "begun", grew)
+    for workdir, programs in ((begun, "[]"), (tmp_path / "new", "[2]")):
+        assert main(options(workdir, *KEPT, GROWING, "--config.steps=6")) == 2
         assert f"programs beside the last: {programs}" in capsys.readouterr().err
 
 
@@ -99,7 +123,7 @@ def test_what_the_checkpoint_says_of_its_text(run):
 
 def test_evaluation_gives_the_runs_numbers_and_refuses_other_text(run, capsys, monkeypatch):
     whole, _ = run
-    ours = ["--config", TINY, "--checkpoint", str(whole), *BUSY]
+    ours = ["--config", TINY, "--checkpoint", str(whole), *KEPT]
     assert evaluate.main(ours) == 0
     last = [row for row in results(whole) if "val/text_to_image/r1" in row][-1]
     printed = dict(line.split() for line in capsys.readouterr().out.splitlines() if " " in line)
@@ -127,18 +151,17 @@ def test_evaluation_gives_the_runs_numbers_and_refuses_other_text(run, capsys, m
 
 def test_another_vocabulary_under_the_same_name_is_refused(run, tmp_path, capsys):
     """On resume, and where a text tower starts from another run's."""
-    changed = shutil.copytree(run[1], tmp_path / "changed")
-    file = checkpoint.find(changed) / "meta.json"
-    meta = json.loads(file.read_text())
-    meta["text"]["fingerprint"] = "f" * 64
-    file.write_text(json.dumps(meta))
-    manifest.commit(file.parent)
-    assert main(options(changed, *BUSY)) == 2
+
+    def reword(meta):
+        meta["text"]["fingerprint"] = "f" * 64
+
+    changed = altered(run[1], tmp_path / "changed", reword)
+    assert main(options(changed, *KEPT)) == 2
     said = "was trained with the vocabulary ffffffffffff, and "
     assert f"the run in this workdir {said}" in capsys.readouterr().err
     given = f"--config.init={changed}"
-    assert main(options(tmp_path / "new", *BUSY, given)) == 2
-    assert f"init: {file.parent} {said}" in capsys.readouterr().err
+    assert main(options(tmp_path / "new", *KEPT, given)) == 2
+    assert f"init: {checkpoint.find(changed)} {said}" in capsys.readouterr().err
 
 
 def test_a_teacher_is_read_from_its_run_and_is_in_no_checkpoint(run, tmp_path, capsys, monkeypatch):

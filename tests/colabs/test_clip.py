@@ -4,10 +4,12 @@ from pathlib import Path
 
 import nbclient
 import nbformat
+import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 
 
+@pytest.mark.slow
 def test_clip_notebook_trains_and_chooses_captions(tmp_path):
     notebook = nbformat.read(ROOT / "colabs" / "clip.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)  # it ships without

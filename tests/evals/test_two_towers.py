@@ -167,6 +167,7 @@ def measured(folder):
     return metrics, said
 
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_does(tmp_path):
     rows = [
         {"caption": [str(j) for j in range(3 * i, 3 * i + 1 + (7 * i) % 3)], "label": i % 5}

@@ -74,7 +74,7 @@ def both(form, chunk):
     "sizes, form",
     [
         *itertools.product([None, (2, 1, 1), (4, 2, 1)], ["full", "chunked", "ring"]),
-        ((2, 2, 2), "ring"),
+        pytest.param((2, 2, 2), "ring", marks=pytest.mark.slow),
     ],
 )
 def test_every_walk_gives_the_whole_matrix(sizes, form):

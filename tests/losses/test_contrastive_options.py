@@ -118,7 +118,8 @@ def along(gradients, direction):
 
 # A ring of 2 devices also goes in chunks: each has 8 rows, the last block is shorter. One of 8 has
 # 2 rows each, for which a chunk is too long.
-WALKS = [("full", 2), ("ring", 2), ("ring", 8), ("chunked", 8)]
+BOTH = pytest.param("ring", 2, marks=pytest.mark.slow)
+WALKS = [("full", 2), BOTH, ("ring", 8), ("chunked", 8)]
 
 
 @pytest.mark.parametrize(("form", "devices"), WALKS)

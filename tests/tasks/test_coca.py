@@ -112,6 +112,7 @@ def test_evaluation_has_the_same_numbers_by_caption():
     np.testing.assert_array_equal(alone["caption_tokens"], counts.sum(axis=1))
 
 
+@pytest.mark.slow
 def test_gradients_on_8_devices_in_parts_are_those_of_the_whole_batch_on_one(monkeypatch):
     monkeypatch.setattr("big_vit_lite.parallel.rules.MIN_FSDP_SIZE", 64)
     run = make_run(batch_size=16)

@@ -1,5 +1,6 @@
 """The contrastive task: its loss in closed form, on any mesh, in parts, locked, with a teacher."""
 
+import functools
 import re
 
 import jax
@@ -19,6 +20,7 @@ from big_vit_lite.tasks.teacher import Teacher
 SIGMOID = {"task": {"loss": "sigmoid"}, "joint": {"logit_scale": 10.0, "logit_bias": -3.0}}
 CLIP = {"joint": {"max_logit_scale": 100.0}}
 ENDS = {"pool": "end", "end_id": 258}
+PLAIN = {"name": "sgd", "momentum": 0.0}  # where the update is not the matter: compiled sooner
 
 
 def embeddings(task, params, batch):
@@ -112,28 +114,40 @@ def test_the_walk_over_pairs_is_the_one_that_is_asked_for(options, batch, walk):
     assert (f"[{batch},{batch}]" in program) == (walk["form"] == "full")
 
 
+def make_either(loss, **task):
+    """CLIP with a MAP head, which a tensor axis splits, or SigLIP."""
+    model, fields = ({"pool": "map"}, CLIP) if loss == "softmax" else ({}, SIGMOID)
+    fields = fields | {"task": {"loss": loss, **task}}
+    return pairs.make_run(text=ENDS, model={"scan": True, **model}, **fields)
+
+
+@functools.cache
+def on_one_device(loss):
+    """Loss, metrics and gradients of the whole batch and the full matrix."""
+    return pairs.loss_and_gradients(make_either(loss), {}, 1)
+
+
 @pytest.mark.parametrize(
-    ("fields", "sizes"),
+    ("loss", "form", "sizes"),
     [
-        (CLIP, {"data": 2, "fsdp": 2, "tensor": 2}),
-        (SIGMOID | {"task": {"loss": "sigmoid", "form": "ring"}}, {"data": 2, "fsdp": 4}),
+        ("softmax", "full", {"data": 2, "fsdp": 2, "tensor": 2}),
+        ("sigmoid", "ring", {"data": 2, "fsdp": 4}),
     ],
     ids=["softmax, full, tensor", "sigmoid, ring, fsdp"],
 )
-def test_loss_and_gradients_on_any_mesh_are_those_of_one_device(fields, sizes, monkeypatch):
+def test_loss_and_gradients_on_any_mesh_are_those_of_one_device(loss, form, sizes, monkeypatch):
     monkeypatch.setattr("big_vit_lite.parallel.rules.MIN_FSDP_SIZE", 64)
-    run = pairs.make_run(text=ENDS, model={"scan": True, "pool": "map"}, **fields)
-    loss, _, grads = pairs.loss_and_gradients(run, sizes, 8)
-    wanted, _, reference = pairs.loss_and_gradients(run, {}, 1)
+    wanted, _, reference = on_one_device(loss)
+    loss, _, grads = pairs.loss_and_gradients(make_either(loss, form=form), sizes, 8)
     assert loss == pytest.approx(wanted, rel=1e-5)
     worst, name = small.distance(grads, reference)
     assert worst < 1e-5, name
 
 
 def test_a_batch_in_parts_has_the_whole_batchs_gradient_and_more_than_its_parts():
-    run = pairs.make_run(text=ENDS, **SIGMOID)
+    run = make_either("sigmoid")
     loss, metrics, grads = pairs.loss_and_gradients(run, {}, 1, accumulate=4)
-    wanted, told, reference = pairs.loss_and_gradients(run, {}, 1)
+    wanted, told, reference = on_one_device("sigmoid")
     assert loss == pytest.approx(wanted, rel=1e-6)
     worst, name = small.distance(grads, reference)
     assert worst < 1e-5, name
@@ -275,7 +289,7 @@ def test_features_of_a_locked_tower_teach_the_text_as_its_images_do():
 
 
 def test_a_teacher_is_learned_from_and_never_changes():
-    run = pairs.make_run(task={"teacher": "unused", "teacher_weight": 0.5})
+    run = pairs.make_run(task={"teacher": "unused", "teacher_weight": 0.5}, optim=PLAIN)
     task = pairs.make_task(run)
     theirs = pairs.make_task(pairs.make_run(model={"width": 24, "heads": 3}))
     task.teacher = Teacher(theirs.model, (0.4,), (0.3,))
@@ -324,7 +338,7 @@ def test_a_teacher_reads_a_batch_in_as_many_parts_as_its_gradient_is_made_in():
 def test_batch_norms_of_a_resnet_keep_running_means():
     tower = {"variant": "RN50", "width": 8, "stages": (1, 1, 1, 1), "batch_norm": "batch"}
     unset = dict.fromkeys(("depth", "heads", "mlp_dim", "patch"))
-    run = pairs.make_run(batch_size=8, model={**tower, **unset, "pool": "cls"})
+    run = pairs.make_run(batch_size=8, model={**tower, **unset, "pool": "cls"}, optim=PLAIN)
     shape = ((32, 32, 3), np.uint8)
     task, mesh = pairs.make_task(run, image=shape), pairs.one_device()
     rng = np.random.default_rng(0)
@@ -357,7 +371,7 @@ def test_batch_norms_of_a_resnet_keep_running_means():
 
 
 def test_growing_images_are_smaller_up_to_the_step_and_whole_after_it():
-    run = pairs.make_run(task={"progressive": ((1, 4),)})
+    run = pairs.make_run(task={"progressive": ((1, 4),)}, optim=PLAIN)
     task, mesh = pairs.make_task(run), pairs.one_device()
     batch = pairs.random_batch(run, mesh)
     images, small_images = (jax.jit(seen.images)(batch) for seen in (task, task.at_size((4, 4))))

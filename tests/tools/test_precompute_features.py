@@ -110,6 +110,7 @@ def test_a_tower_in_a_file_of_published_weights(main, stored, made, tmp_path):
     np.testing.assert_allclose(read(tmp_path / "made")[0], read(made / "float32")[0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_on_them_is_training_on_the_images(stored, made, tmp_path, monkeypatch):
     losses = {}
     for name in ("images", "float32"):
