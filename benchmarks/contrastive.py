@@ -100,7 +100,7 @@ def compare(batch: int, options, with_peer: bool) -> list[dict]:
     sides = {
         name: Side(name, batch, options)
         for name, (peer, *_) in SIDES.items()
-        if with_peer or not peer
+        if name in options.sides and (with_peer or not peer)
     }
     for _ in range(options.repeats):
         for side in sides.values():
@@ -210,12 +210,16 @@ def read_options():
     add("--steps", type=int, default=20, help="steps a turn up to batch 1024, fewer beyond")
     add("--repeats", type=int, default=5, help="turns of each side")
     add("--warmup", type=int, default=20, help="steps before, on both sides")
+    add("--sides", default=",".join(SIDES), help="which of these, by commas; few meet sooner again")
     add("--threads", type=int, default=os.cpu_count(), help="cores, on both sides")
     add("--peer-python", default=sys.executable, help="a Python with torch and open_clip_torch")
     add("--plan", action="store_true", help="only compile for 8 devices and tell their memory")
     add("--quick", action="store_true", help="only see that it runs: batch 256, one turn of a step")
     add("--out", help="where figures go; default: a file in results/, nowhere for --quick")
     options = parser.parse_args()
+    options.sides = options.sides.split(",")
+    if unknown := set(options.sides) - set(SIDES):
+        parser.error(f"--sides: {', '.join(sorted(unknown))} is none of {', '.join(SIDES)}")
     if options.quick:
         options.batch, options.steps, options.repeats, options.warmup = "256", 1, 1, 1
     return options
