@@ -210,7 +210,7 @@ def read_options():
     add("--steps", type=int, default=20, help="steps a turn up to batch 1024, fewer beyond")
     add("--repeats", type=int, default=5, help="turns of each side")
     add("--warmup", type=int, default=20, help="steps before, on both sides")
-    add("--sides", default=",".join(SIDES), help="which of these, by commas; few meet sooner again")
+    add("--sides", default=",".join(SIDES), help="by commas; fewer take turns closer in time")
     add("--threads", type=int, default=os.cpu_count(), help="cores, on both sides")
     add("--peer-python", default=sys.executable, help="a Python with torch and open_clip_torch")
     add("--plan", action="store_true", help="only compile for 8 devices and tell their memory")
