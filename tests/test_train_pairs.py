@@ -18,6 +18,7 @@ from big_vit_lite.train import main
 
 ROOT = Path(__file__).parent.parent
 TINY = str(ROOT / "configs" / "clip_b32.py:tiny")
+# Averaged weights, and a part that has no moments: what a checkpoint may hold or lack.
 KEPT = (
     "--config.optim.ema=0.9",
     "--config.optim.lr_rules=(('^img/embedding', 0.0), ('.*', 1.0))",
@@ -42,7 +43,7 @@ def options(workdir, *more):
     return [*given, *unseen, *more]
 
 
-def train(whole, cut, *more):
+def train_and_cut(whole, cut, *more):
     """A whole run of 4 steps, and what stood on the disk when it had taken 2."""
     assert main(options(whole, *more)) == 0
     shutil.copytree(whole, cut, dirs_exist_ok=True)
@@ -55,7 +56,7 @@ def train(whole, cut, *more):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("cut"), *KEPT)
+    return train_and_cut(tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("cut"), *KEPT)
 
 
 def altered(workdir, copy, change):
@@ -70,7 +71,7 @@ def altered(workdir, copy, change):
 
 @pytest.mark.slow
 def test_a_new_process_goes_on_to_the_bit(tmp_path):
-    whole, cut = train(tmp_path / "whole", tmp_path / "cut", *BUSY)
+    whole, cut = train_and_cut(tmp_path / "whole", tmp_path / "cut", *BUSY)
     assert checkpoint.read_meta(cut)["step"] == 2
     command = [sys.executable, "-m", "big_vit_lite.train", *options(cut, *BUSY)]
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(jax.device_count())}

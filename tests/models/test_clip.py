@@ -485,6 +485,31 @@ def test_a_resnet_meets_a_text_tower():
     assert not model.scan and "stage0_block00" in params["img"]
 
 
+@pytest.mark.slow
+def test_every_mesh_gives_the_same():
+    """8 devices, and weights split over them, against one."""
+    from big_vit_lite import parallel
+
+    model = build(model={"scan": True}, text={"scan": True})
+    params = models.stack_layers(parameters(golden("clip")))
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((8, SIDE, SIDE, 3)).astype(np.float32)
+    tokens = rng.integers(0, 40, (8, LENGTH), np.int32)
+
+    def loss(params, images, tokens):
+        logits = model.apply({"params": params}, images, tokens)[0].logits()
+        return -jnp.diag(jax.nn.log_softmax(logits)).mean()
+
+    alone = jax.device_get(jax.jit(jax.value_and_grad(loss))(params, images, tokens))
+    mesh = parallel.make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
+    shardings = parallel.state_shardings(params, mesh)
+    with jax.set_mesh(mesh):
+        batch = jax.device_put((images, tokens), parallel.batch_sharding(mesh))
+        shared = jax.jit(jax.value_and_grad(loss))(jax.device_put(params, shardings), *batch)
+    for a, b in zip(jax.tree.leaves(shared), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(np.abs(b).max() + 1))
+
+
 def test_masked_optimiser_states_keep_each_towers_depth():
     """A locked tower has no moments; the other's depth says nothing about it."""
     import optax
